@@ -1,0 +1,45 @@
+"""Registers the checkout as the package ``pack`` (the folder's own name may hold a hyphen, and
+its ``__init__`` needs the host), so that tests write ``from pack.trainer.objective import ...``."""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOS = ROOT.parent / "shared" / "data" / "dreambooth"
+
+pack = types.ModuleType("pack")
+pack.__path__ = [str(ROOT)]
+sys.modules["pack"] = pack
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the full-size tests (20 GiB)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="full-size test: pass --slow"))
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI tree that parity tests compare with and host tests start."""
+    path = Path(os.environ.get("COMFYUI_PATH", ROOT / ".comfyui"))
+    if not (path / "main.py").is_file():
+        pytest.fail(f"no ComfyUI at {path}: run the tests with `python tests/run.py`")
+    return path
+
+
+@pytest.fixture
+def photos() -> Path:
+    """Real photographs, where this machine has them."""
+    if not PHOTOS.is_dir():
+        pytest.skip("the folder with real photographs is not on this machine")
+    return PHOTOS
