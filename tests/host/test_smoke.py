@@ -1,0 +1,66 @@
+"""The harness itself: a real server starts, answers, and says clearly what went wrong."""
+
+import pytest
+from pack.demo.client import ComfyClient, PromptFailed, PromptRejected
+from pack.demo.server import ROOT, ComfyServer, ServerFailed
+
+PICTURE = {"class_type": "EmptyImage",
+           "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
+NODES = ("InstanceImages", "ClassImages", "Concept", "ConceptsFile", "Settings", "Train")
+
+
+def saved(source: dict) -> dict:
+    save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "smoke"}}
+    return {"1": source, "2": save}
+
+
+def test_a_graph_runs_and_its_picture_comes_back(client: ComfyClient) -> None:
+    seen = []
+    outcome = client.wait(client.queue(saved(PICTURE)), lambda event: seen.append(event["type"]))
+    image, = outcome.images(2)
+    assert client.view(**image).startswith(b"\x89PNG")
+    assert "execution_success" in seen
+    assert seen == [event["type"] for event in outcome.events]
+
+
+def test_a_missing_input_is_named(client: ComfyClient) -> None:
+    inputs = {key: value for key, value in PICTURE["inputs"].items() if key != "color"}
+    with pytest.raises(PromptRejected, match=r"node 1 \(EmptyImage\): .* color"):
+        client.run(saved({**PICTURE, "inputs": inputs}))
+
+
+def test_a_failing_node_is_named(server: ComfyServer, client: ComfyClient) -> None:
+    (server.folder("input") / "broken.png").write_text("not a picture")
+    graph = saved({"class_type": "LoadImage", "inputs": {"image": "broken.png"}})
+    with pytest.raises(PromptFailed) as failed:
+        client.run(graph)
+    assert (failed.value.node_id, failed.value.node_type) == ("1", "LoadImage")
+    assert "UnidentifiedImageError" in failed.value.exception_type
+    assert failed.value.traceback
+
+
+def test_an_uploaded_file_lies_in_the_input_folder(
+    server: ComfyServer, client: ComfyClient, tmp_path
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("hello")
+    answer = client.upload(file, "notes")
+    assert (server.folder("input") / answer["subfolder"] / answer["name"]).read_text() == "hello"
+
+
+def test_our_nodes_are_offered(server: ComfyServer, client: ComfyClient) -> None:
+    if not (ROOT / "__init__.py").is_file():
+        pytest.skip("the pack has no entry yet")
+    log = server.log.read_text()
+    failed = [line for line in log.splitlines()
+              if "IMPORT FAILED" in line and "ComfyUI-DreamBooth" in line]
+    assert not failed, server.tail(60)
+    info = client.object_info()
+    assert [name for name in NODES if f"DreamBooth{name}" not in info] == []
+
+
+def test_a_server_that_cannot_start_shows_its_log(comfyui, tmp_path) -> None:
+    server = ComfyServer(comfyui, tmp_path, extra_args=["--cpu", "--no-such-option"], pack=None)
+    with pytest.raises(ServerFailed, match="no-such-option"):
+        server.start()
+    assert server.process is None

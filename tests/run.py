@@ -1,0 +1,36 @@
+"""Installs what the tests need, checks the style and runs them: ``python tests/run.py [ARGS]``.
+
+Standard library only. Arguments go to pytest: ``python tests/run.py tests/test_x.py -k name``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from demo.environment import EnvironmentFailed, prepare  # noqa: E402
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        environment = prepare(ROOT)
+    except EnvironmentFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    os.environ["COMFYUI_PATH"] = str(environment.comfyui)
+    python = str(environment.python)
+    style = subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT).returncode
+    if style:
+        return style
+    where = [] if any(Path(part.split("::")[0]).exists() for part in arguments) else ["tests"]
+    command = [python, "-m", "pytest", "-c", str(ROOT / "tests" / "pytest.ini"), *where, *arguments]
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
