@@ -1,0 +1,26 @@
+"""Single-file checkpoints ↔ diffusers modules: detect the family from shapes, build, export, read,
+write and verify."""
+
+from .convert import build, export, key_map, part_keys
+from .errors import CheckpointError, UnsupportedModel
+from .file import file_size, read_checkpoint, write_checkpoint
+from .layout import PARTS, Layout, detect
+from .values import check_finite, lossless_dtype, weights_digest
+
+__all__ = [
+    "PARTS",
+    "CheckpointError",
+    "Layout",
+    "UnsupportedModel",
+    "build",
+    "check_finite",
+    "detect",
+    "export",
+    "file_size",
+    "key_map",
+    "lossless_dtype",
+    "part_keys",
+    "read_checkpoint",
+    "weights_digest",
+    "write_checkpoint",
+]
