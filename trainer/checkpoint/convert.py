@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .errors import CheckpointError
 from .layout import PARTS, Layout
-from .refuse import TEXT, UNET, VAE
+from .shapes import TEXT, UNET, VAE
 from .text_map import TEXT_EXTRAS, text_names, text_spellings
 from .unet_map import unet_names
 from .vae_map import KL_EXTRA_PREFIXES, TINY_EXTRAS, affine_tensors, vae_names, vae_spellings

@@ -2,7 +2,8 @@
 
 The format is safetensors (https://github.com/huggingface/safetensors, "Format"): eight bytes with
 the header's length, a JSON header, the tensors. We write it ourselves because ``save_file`` wants
-all tensors at once in their final dtype (a second copy of the model in memory)."""
+all tensors at once in their final dtype (a second copy of the model in memory) and, as of 0.8,
+writes several metadata keys in a random order."""
 
 import json
 import os

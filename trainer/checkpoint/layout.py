@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from .errors import CheckpointError, UnsupportedModel
-from .refuse import context_width, refuse_unsupported
+from .refuse import refuse_unsupported
+from .shapes import Shapes, context_width, shapes_of
 from .text_map import detect_text
 from .unet_map import detect_unet
 from .vae_map import detect_vae, vae_affine
@@ -48,7 +49,7 @@ def detect(state_dict: Mapping[str, torch.Tensor]) -> Layout:
     and CheckpointError for one that is damaged. Reads no values but ``vae_scale``/``vae_shift``.
     """
     refuse_unsupported(state_dict)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    shapes = shapes_of(state_dict)
     try:
         unet = detect_unet(shapes)
         text = detect_text(shapes)
@@ -71,7 +72,7 @@ def detect(state_dict: Mapping[str, torch.Tensor]) -> Layout:
     )
 
 
-def _check_agreement(shapes: Mapping[str, tuple], unet: dict, text: dict, vae: dict) -> None:
+def _check_agreement(shapes: Shapes, unet: dict, text: dict, vae: dict) -> None:
     """The three parts may come from different loaders: they must fit each other."""
     if context_width(shapes) != text["hidden_size"]:
         raise UnsupportedModel(

@@ -8,21 +8,16 @@ from collections.abc import Callable, Mapping
 import torch
 
 from .errors import UnsupportedModel
-
-UNET = "model.diffusion_model."
-TEXT = "cond_stage_model."
-VAE = "first_stage_model."
+from .shapes import TEXT, UNET, VAE, Shapes, context_width, has, shapes_of
 
 USE_SD1 = "use a full Stable Diffusion 1.x checkpoint"
 
 TRAINABLE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 def refuse_unsupported(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raises UnsupportedModel, in one sentence, unless this is a complete SD 1.x checkpoint."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = shapes_of(tensors)
     for belongs, what in _OTHER_NETS:
         if belongs(shapes):
             raise UnsupportedModel(f"This is {what}, which is not supported: {USE_SD1}.")
@@ -34,7 +29,7 @@ def refuse_unsupported(tensors: Mapping[str, torch.Tensor]) -> None:
     _refuse_incomplete(shapes)
 
 
-def _has(part: str) -> Callable[[Shapes], bool]:
+def _names(part: str) -> Callable[[Shapes], bool]:
     return lambda shapes: any(part in name for name in shapes)
 
 
@@ -44,14 +39,6 @@ def _unet_shape(shapes: Shapes, name: str) -> tuple[int, ...]:
 
 def _in_channels(count: int) -> Callable[[Shapes], bool]:
     return lambda shapes: _unet_shape(shapes, "input_blocks.0.0.weight")[1:2] == (count,)
-
-
-def context_width(shapes: Shapes) -> int | None:
-    """Width of the text states that the UNet's cross-attention reads, from its first ``to_k``."""
-    for name, shape in shapes.items():
-        if name.startswith(UNET) and name.endswith(".attn2.to_k.weight"):
-            return shape[1]
-    return None
 
 
 def _linear_projections(shapes: Shapes) -> bool:
@@ -68,11 +55,11 @@ def _extra_embedding(width: int) -> Callable[[Shapes], bool]:
 
 
 def _any_extra_embedding(shapes: Shapes) -> bool:
-    return any(name.startswith(UNET + "label_emb.") for name in shapes)
+    return has(shapes, UNET + "label_emb.")
 
 
 def _temporal(shapes: Shapes) -> bool:
-    marks = (".time_stack.", ".time_mix_blocks.", ".time_mixer.", ".temopral_conv.", ".motion_")
+    marks = (".time_stack.", ".time_mix_blocks.", ".time_mixer.", ".motion_")
     return any(
         name.startswith(UNET) and (len(shape) == 5 or any(mark in name for mark in marks))
         for name, shape in shapes.items()
@@ -87,10 +74,10 @@ def _lora(shapes: Shapes) -> bool:
 # (belongs to it, what it is), the first match wins.
 _OTHER_NETS: tuple[tuple[Callable[[Shapes], bool], str], ...] = (
     (_lora, "a LoRA file and not a checkpoint"),
-    (_has("double_blocks.0.img_attn."), "a Flux model"),
-    (_has("joint_blocks.0.context_block."), "a Stable Diffusion 3 model"),
+    (_names("double_blocks.0.img_attn."), "a Flux model"),
+    (_names("joint_blocks.0.context_block."), "a Stable Diffusion 3 model"),
     (
-        lambda shapes: any(name.startswith("down_blocks.") for name in shapes),
+        lambda shapes: has(shapes, "down_blocks."),
         "a UNet in the diffusers folder layout and not a single-file checkpoint",
     ),
     (
@@ -115,7 +102,7 @@ _OTHER_UNETS: tuple[tuple[Callable[[Shapes], bool], str], ...] = (
 def _refuse_without_unet(shapes: Shapes) -> None:
     if UNET + "input_blocks.0.0.weight" in shapes:
         return
-    if any(name.startswith(UNET) for name in shapes):
+    if has(shapes, UNET):
         raise UnsupportedModel(
             "This diffusion model is not a Stable Diffusion UNet "
             f"(there is no {UNET}input_blocks.0.0.weight): {USE_SD1}."
@@ -138,12 +125,12 @@ def _refuse_quantised(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _refuse_incomplete(shapes: Shapes) -> None:
-    if not any(name.startswith(TEXT + "transformer.") for name in shapes):
+    if not has(shapes, TEXT + "transformer."):
         raise UnsupportedModel(
             f"There is no CLIP text encoder here (no tensor named {TEXT}transformer.*): use a "
             "checkpoint that holds its text encoder, or connect one."
         )
-    if not any(name.startswith(VAE) for name in shapes):
+    if not has(shapes, VAE):
         raise UnsupportedModel(
             f"There is no VAE here (no tensor named {VAE}*): use a checkpoint that holds its VAE, "
             "or connect one."

@@ -10,9 +10,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .errors import UnsupportedModel
-from .refuse import TEXT
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .shapes import TEXT, Shapes, count, has
 
 _ROOT = TEXT + "transformer."
 _LEVEL = "text_model."
@@ -38,7 +36,7 @@ TEXT_EXTRAS = (
 
 def detect_text(shapes: Shapes) -> dict:
     """Keyword arguments of CLIPTextConfig for the text encoder in ``shapes``; KeyError on a gap."""
-    level = _LEVEL if any(name.startswith(_ROOT + _LEVEL) for name in shapes) else ""
+    level = _LEVEL if has(shapes, _ROOT + _LEVEL) else ""
     root = _ROOT + level
     vocabulary, hidden = shapes[root + "embeddings.token_embedding.weight"]
     if vocabulary != _VOCABULARY:
@@ -46,15 +44,12 @@ def detect_text(shapes: Shapes) -> dict:
             f"The text encoder knows {vocabulary} tokens and not CLIP's {_VOCABULARY}: use a "
             "checkpoint with the original CLIP vocabulary."
         )
-    layers = 0
-    while f"{root}encoder.layers.{layers}.layer_norm1.weight" in shapes:
-        layers += 1
     return {
         "vocab_size": vocabulary,
         "hidden_size": hidden,
         "intermediate_size": shapes[root + "encoder.layers.0.mlp.fc1.weight"][0],
         "projection_dim": hidden,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": count(shapes, root + "encoder.layers.{}."),
         # CLIP's heads are 64 wide; toy encoders are narrower than one head.
         "num_attention_heads": max(1, hidden // 64),
         "max_position_embeddings": shapes[root + "embeddings.position_embedding.weight"][0],

@@ -7,9 +7,7 @@ blocks numbered in one run across the levels, each a sequence [resnet, transform
 from collections.abc import Iterator, Mapping
 
 from .errors import UnsupportedModel
-from .refuse import UNET
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .shapes import UNET, Shapes, context_width, count, has
 
 _PAIR = ("weight", "bias")
 _TOP = {
@@ -65,7 +63,7 @@ def detect_unet(shapes: Shapes) -> dict:
         "transformer_layers_per_block": _common(
             (*(depth or 1 for depth in depths[:-1]), depths[-1] or middle_depth or 1)
         ),
-        "cross_attention_dim": _context_width(shapes),
+        "cross_attention_dim": context_width(shapes),
         # diffusers' name is misleading: for SD 1.x this is the number of heads.
         "attention_head_dim": 8,
         "sample_size": 64,
@@ -76,39 +74,25 @@ def _common(values: tuple[int, ...]) -> int | tuple[int, ...]:
     return values[0] if len(set(values)) == 1 else values
 
 
-def _context_width(shapes: Shapes) -> int:
-    return next(
-        shape[1]
-        for name, shape in shapes.items()
-        if name.startswith(UNET) and name.endswith(".attn2.to_k.weight")
-    )
-
-
 def _levels(shapes: Shapes) -> list[list[tuple[int, int]]]:
     """(channels, transformer depth) of each input block, one list per resolution."""
     levels: list[list[tuple[int, int]]] = [[]]
-    number = 1
-    while True:
+    blocks = count(shapes, UNET + "input_blocks.{}.")
+    for number in range(1, blocks):
         block = f"{UNET}input_blocks.{number}."
-        if block + "0.op.weight" in shapes:
+        if has(shapes, block + "0.op."):
             levels.append([])
-        elif block + "0.in_layers.0.weight" in shapes:
+        else:
             channels = shapes[block + "0.out_layers.3.weight"][0]
             levels[-1].append((channels, _depth(shapes, block + "1.")))
-        else:
-            break
-        number += 1
     if not all(levels):
-        raise KeyError(f"{UNET}input_blocks.{number}.0.in_layers.0.weight")
+        raise KeyError(f"{UNET}input_blocks.{blocks}.0.in_layers.0.weight")
     return levels
 
 
 def _depth(shapes: Shapes, prefix: str) -> int:
     """Number of transformer blocks under ``prefix``; 0 without attention."""
-    depth = 0
-    while f"{prefix}transformer_blocks.{depth}.norm1.weight" in shapes:
-        depth += 1
-    return depth
+    return count(shapes, prefix + "transformer_blocks.{}.")
 
 
 def _middle(shapes: Shapes) -> tuple[str | None, int]:
@@ -116,7 +100,7 @@ def _middle(shapes: Shapes) -> tuple[str | None, int]:
     depth = _depth(shapes, UNET + "middle_block.1.")
     if depth:
         return "UNetMidBlock2DCrossAttn", depth
-    if UNET + "middle_block.0.in_layers.0.weight" in shapes:
+    if has(shapes, UNET + "middle_block.0."):
         return "UNetMidBlock2D", 0
     return None, 0
 
@@ -152,9 +136,8 @@ def unet_names(config: Mapping) -> dict[str, str]:
 
 def _unet_names(config: Mapping) -> Iterator[tuple[str, str]]:
     channels = config["block_out_channels"]
-    count = len(channels)
-    layers = _per_level(config["layers_per_block"], count)
-    depths = _per_level(config["transformer_layers_per_block"], count)
+    layers = _per_level(config["layers_per_block"], len(channels))
+    depths = _per_level(config["transformer_layers_per_block"], len(channels))
     attends = [name.startswith("CrossAttn") for name in config["down_block_types"]]
     middle_depth = depths[-1]
     depths = [depth if here else 0 for depth, here in zip(depths, attends, strict=True)]
@@ -165,8 +148,8 @@ def _unet_names(config: Mapping) -> Iterator[tuple[str, str]]:
     yield from _up(layers, depths)
 
 
-def _per_level(value: int | tuple[int, ...], count: int) -> list[int]:
-    return [value] * count if isinstance(value, int) else list(value)
+def _per_level(value: int | tuple[int, ...], levels: int) -> list[int]:
+    return [value] * levels if isinstance(value, int) else list(value)
 
 
 def _down(channels: tuple, layers: list[int], depths: list[int]) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from .errors import UnsupportedModel
-from .refuse import VAE
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .shapes import VAE, Shapes, count, has
 
 _PAIR = ("weight", "bias")
 _TINY_ENCODER = VAE + "taesd_encoder."
@@ -28,10 +26,14 @@ _OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn
 
 def detect_vae(shapes: Shapes) -> tuple[str, dict, int]:
     """(kind, keyword arguments of its class, pixels per latent pixel); KeyError on a gap."""
-    if _TINY_DECODER + "1.weight" in shapes:
+    if has(shapes, _TINY_DECODER):
         channels = shapes[_TINY_DECODER + "1.weight"][1]
         return "tiny", {"latent_channels": channels}, 8
-    channels, layers = _kl_levels(shapes)
+    channels = tuple(
+        shapes[f"{VAE}encoder.down.{i}.block.0.conv1.weight"][0]
+        # At least one, so that a VAE of another kind is named by the tensor it lacks.
+        for i in range(max(1, count(shapes, VAE + "encoder.down.{}.")))
+    )
     latent = shapes[VAE + "decoder.conv_in.weight"][1]
     if shapes[VAE + "post_quant_conv.weight"][:2] != (latent, latent):
         raise UnsupportedModel(
@@ -44,26 +46,11 @@ def detect_vae(shapes: Shapes) -> tuple[str, dict, int]:
         "down_block_types": ("DownEncoderBlock2D",) * len(channels),
         "up_block_types": ("UpDecoderBlock2D",) * len(channels),
         "block_out_channels": channels,
-        "layers_per_block": layers,
+        "layers_per_block": count(shapes, VAE + "encoder.down.0.block.{}."),
         "latent_channels": latent,
         "sample_size": 512,
     }
     return "kl", config, 2 ** (len(channels) - 1)
-
-
-def _kl_levels(shapes: Shapes) -> tuple[tuple[int, ...], int]:
-    """(channels of each level, resnets per level of the encoder)."""
-    channels, layers = [], 0
-    first = VAE + "encoder.down.0.block.0.conv1.weight"
-    level = first
-    while level in shapes:
-        channels.append(shapes[level][0])
-        level = f"{VAE}encoder.down.{len(channels)}.block.0.conv1.weight"
-    if not channels:
-        raise KeyError(first)
-    while f"{VAE}encoder.down.0.block.{layers}.conv1.weight" in shapes:
-        layers += 1
-    return tuple(channels), layers
 
 
 def vae_affine(state_dict: Mapping[str, torch.Tensor]) -> tuple[float, float]:
@@ -132,7 +119,7 @@ def _kl_names(config: Mapping) -> Iterator[tuple[str, str]]:
 
 
 def _kl_resnets(module: str, file: str, count: int, *, shortcut: bool) -> Iterator[tuple[str, str]]:
-    for i in range(count):
+    for i in range(blocks):
         names = _RESNET | ({"conv_shortcut": "nin_shortcut"} if shortcut and i == 0 else {})
         yield from _pairs(
             (f"{module}.resnets.{i}.{ours}", f"{file}.block.{i}.{theirs}")

@@ -1,0 +1,33 @@
+"""Widgets from the config dataclasses: one source for default, bounds, choices and tooltip."""
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+# The browser counts in doubles; a larger seed would change on its way.
+_MAX_SAFE_INTEGER = 2**53 - 1
+
+
+def widget(config: type, name: str, *, optional: bool = False, **extra: Any) -> io.Input:
+    """The widget of one field made by ``trainer.config.option``."""
+    field = {f.name: f for f in dataclasses.fields(config)}[name]
+    metadata = field.metadata
+    common = {"default": field.default, "tooltip": metadata["help"], "optional": optional} | extra
+    if metadata["choices"]:
+        return io.Combo.Input(name, options=list(metadata["choices"]), **common)
+    kind = type(field.default)
+    if kind is bool:
+        return io.Boolean.Input(name, **common)
+    if kind is str:
+        return io.String.Input(name, **common)
+    bounds = {key: metadata[key] for key in ("min", "max", "step") if metadata[key] is not None}
+    if kind is int:
+        bounds["max"] = min(bounds.get("max", _MAX_SAFE_INTEGER), _MAX_SAFE_INTEGER)
+        return io.Int.Input(name, **bounds, **common)
+    return io.Float.Input(name, **bounds, round=False, **common)
+
+
+def widgets(config: type) -> list[io.Input]:
+    """One widget per option, in field order."""
+    return [widget(config, f.name) for f in dataclasses.fields(config) if f.metadata]

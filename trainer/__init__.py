@@ -1,0 +1,1 @@
+"""DreamBooth training on torch and diffusers. Knows no host; usable from Python and a shell."""

@@ -1,0 +1,59 @@
+"""The rows of one forward pass as tensors, drawn from (seed, position)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cache import LatentCache
+from .dataset import PairedRows, Row
+from .objective import draw_row
+
+
+@dataclass
+class Batch:
+    """Rows of one forward pass: instance rows first, then the class rows that join them.
+
+    Attributes:
+        latents, noise: ``[B, 4, h, w]`` fp32.
+        timesteps: ``[B]`` int64.
+        weights: ``[B]`` fp32; 1 for an instance row, λ for a class row.
+        is_class: ``[B]`` bool.
+        prompts: one per row.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    weights: Tensor
+    is_class: Tensor
+    prompts: list[str]
+
+
+def make_batch(
+    rows: PairedRows,
+    latents: LatentCache,
+    positions: range,
+    *,
+    shape: tuple[int, int, int],
+    timesteps: int,
+    seed: int,
+    device: torch.device,
+) -> Batch:
+    """The instance rows at ``positions`` (counted over the run) with their class rows."""
+    drawn: list[tuple[int, Row]] = [(p, rows.instance(p)) for p in positions]
+    drawn += [(p, row) for p in positions if (row := rows.class_(p)) is not None]
+    samples, noises, times = [], [], []
+    for position, row in drawn:
+        posterior, noise, time = draw_row(shape, timesteps, seed, position, row.is_class)
+        samples.append(latents.sample(row.image, posterior))
+        noises.append(noise)
+        times.append(time)
+    return Batch(
+        latents=torch.stack(samples).to(device),
+        noise=torch.stack(noises).to(device),
+        timesteps=torch.tensor(times, device=device),
+        weights=torch.tensor([row.weight for _, row in drawn], device=device),
+        is_class=torch.tensor([row.is_class for _, row in drawn], device=device),
+        prompts=[row.prompt for _, row in drawn],
+    )

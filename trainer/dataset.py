@@ -1,0 +1,86 @@
+"""Which photos a step trains on: a pure function of (seed, step)."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+from .config import Concept
+from .randomness import permutation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a batch, with the text and the weight it trains with."""
+
+    image: str
+    prompt: str
+    weight: float
+    is_class: bool
+
+
+class PairedRows:
+    """Instance rows in a fresh order each epoch, class rows paired anew with them.
+
+    An epoch holds every instance image of every concept ``repeats`` times, shuffled by
+    (seed, epoch). Where a concept has class images, its k-th instance row of the run is joined
+    by the k-th entry of an endless sequence of shuffled passes over these class images: all of
+    them are used equally often and no pairing is fixed (the index-modulo pairing of diffusers'
+    ``DreamBoothDataset`` repeats the same pairs, and leaves out class images past an epoch).
+    """
+
+    def __init__(self, concepts: Sequence[Concept], seed: int) -> None:
+        self._concepts = tuple(concepts)
+        self._seed = seed
+        sizes = [len(c.instance_images) * c.repeats for c in self._concepts]
+        self._ends = list(accumulate(sizes))
+        self._sizes = sizes
+        # the two epochs that a batch can touch, and the class passes that go with them
+        self._order = lru_cache(maxsize=4)(self._shuffle_epoch)
+        self._class_order = lru_cache(maxsize=4 * len(self._concepts))(self._shuffle_class)
+
+    @property
+    def epoch_length(self) -> int:
+        """Instance rows of one epoch."""
+        return self._ends[-1]
+
+    def _shuffle_epoch(self, epoch: int) -> tuple[list[int], list[int]]:
+        """The epoch's order, and for each place how many rows of its concept came before it."""
+        order = permutation(self.epoch_length, self._seed, "instance order", epoch)
+        seen = [0] * len(self._concepts)
+        ranks = []
+        for index in order:
+            concept = bisect_right(self._ends, index)
+            ranks.append(seen[concept])
+            seen[concept] += 1
+        return order, ranks
+
+    def _shuffle_class(self, concept: int, turn: int) -> list[int]:
+        length = len(self._concepts[concept].class_images)
+        return permutation(length, self._seed, "class order", concept, turn)
+
+    def instance(self, position: int) -> Row:
+        """The instance row at ``position``, counted over the whole run from 0."""
+        number, index, _ = self._locate(position)
+        concept = self._concepts[number]
+        image = concept.instance_images[index // concept.repeats]
+        return Row(image, concept.instance_prompt, 1.0, is_class=False)
+
+    def class_(self, position: int) -> Row | None:
+        """The class row that joins the instance row at ``position``; None without a prior."""
+        number, _, draw = self._locate(position)
+        concept = self._concepts[number]
+        if not concept.has_prior:
+            return None
+        turn, place = divmod(draw, len(concept.class_images))
+        image = concept.class_images[self._class_order(number, turn)[place]]
+        return Row(image, concept.class_prompt, concept.prior_weight, is_class=True)
+
+    def _locate(self, position: int) -> tuple[int, int, int]:
+        """(concept, index inside the concept, how many rows of the concept came before)."""
+        epoch, place = divmod(position, self.epoch_length)
+        order, ranks = self._order(epoch)
+        number = bisect_right(self._ends, order[place])
+        start = self._ends[number] - self._sizes[number]
+        return number, order[place] - start, epoch * self._sizes[number] + ranks[place]

@@ -1,0 +1,81 @@
+"""What the loop says (events) and what it can be told (a command). It knows no page and no host."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Work before or after the loop: ``done`` of ``total`` units of ``name``."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished optimizer step. Losses are means over rows, unweighted; ``class_loss`` is None
+    when no class image took part. ``seconds`` is since the loop's first step began."""
+
+    step: int
+    total: int
+    loss: float
+    instance_loss: float
+    class_loss: float | None
+    learning_rate: float
+    grad_norm: float | None
+    skipped: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures of the model as it is after ``step`` steps; 0 is the base."""
+
+    step: int
+    prompt: str
+    image: Image.Image
+    path: Path
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A verified checkpoint on disk, holding the weights after ``step`` steps."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that the user should read."""
+
+    text: str
+
+
+Event = Phase | Step | Preview | Saved | Note
+Listener = Callable[[Event], None]
+
+
+class Command(Enum):
+    """What the loop may be told between two steps."""
+
+    GO_ON = "go on"
+    STOP = "stop"
+
+
+Control = Callable[[], Command]
+
+
+def ignore(event: Event) -> None:
+    """A listener that does nothing."""
+
+
+def go_on() -> Command:
+    """A control that never stops."""
+    return Command.GO_ON

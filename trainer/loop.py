@@ -1,0 +1,258 @@
+"""train(): the loop, nothing else."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .batch import Batch, make_batch
+from .config import Job
+from .events import Command, Control, Listener, Phase, Preview, Saved, Step, go_on, ignore
+from .objective import add_noise, combine, row_losses
+from .optim import lr_factor, make_optimizer, set_learning_rate
+from .precision import accelerator
+from .preview import encode_for_preview, sample
+from .setup import Prepared, prepare
+from .tokenizer import tokenize
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says at which step, why, and what to do."""
+
+
+class _Stopped(Exception):
+    """The user asked for the end; raised between two pieces of work, caught in the loop."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        checkpoint: the verified file; None if it was stopped before the first step.
+        steps: finished optimizer steps.
+        stopped: whether the user ended it early.
+    """
+
+    name: str
+    folder: Path | None
+    checkpoint: Path | None
+    steps: int
+    stopped: bool
+    seconds: float
+
+
+def train(
+    job: Job,
+    base: dict[str, Tensor],
+    *,
+    device: torch.device,
+    listener: Listener = ignore,
+    control: Control = go_on,
+) -> Result:
+    """Run a job from its base weights to a verified checkpoint.
+
+    Args:
+        base: single-file state dict on the CPU; it is used up (see :func:`setup.prepare`).
+        listener: told everything that happens; what it raises ends the run, the work is kept.
+        control: asked between pieces of work whether to stop.
+
+    Raises:
+        ConfigError, ImageError, UnsupportedModel, CheckpointError: before the first step.
+        TrainingError: the numbers went bad; the last good weights are on disk.
+    """
+
+    def check_stop() -> None:
+        if control() is Command.STOP:
+            raise _Stopped
+
+    # a host may run us inside inference mode, where nothing can learn
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            prepared = prepare(job, base, device, listener, check_stop)
+        except _Stopped:
+            return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
+        with accelerator(prepared.precision, device) as accelerate:
+            return _Run(prepared, accelerate, listener, check_stop).run()
+
+
+class _Run:
+    """The state of the loop: modules on the device, the optimizer, how many steps are done."""
+
+    def __init__(self, prepared: Prepared, accelerate: Accelerator, listener: Listener, check_stop):
+        self.p = prepared
+        self.config = prepared.job.config
+        self.device = prepared.device
+        self.model = prepared.model
+        self.accelerate = accelerate
+        self.listener = listener
+        self.check_stop = check_stop
+        self.done = 0
+        self.updating = False
+        self.acp = self.model.alphas_cumprod.to(self.device, torch.float32)
+        for module in prepared.trained_parts.values():
+            module.to(self.device)
+        parts = prepared.trained_parts
+        text_encoder = parts.get("text_encoder", nn.Module())
+        self.parameters = [p for module in parts.values() for p in module.parameters()]
+        self.optimizer = accelerate.prepare_optimizer(
+            make_optimizer(parts["unet"].parameters(), text_encoder.parameters(), self.config)
+        )
+
+    def run(self) -> Result:
+        """Steps, previews and saves, in order; whatever ends the loop, the work is kept."""
+        self.started = time.perf_counter()
+        stopped = False
+        try:
+            self._preview()
+            while self.done < self.config.steps:
+                self.check_stop()
+                self._step()
+                if self._is_due(self.config.save_every) and self.done < self.config.steps:
+                    self._save_extra()
+                if self._is_due(self.config.preview_every) or self.done == self.config.steps:
+                    self._preview()
+        except _Stopped:
+            stopped = True
+        except BaseException:
+            # an update that was interrupted may be half done: then its weights are no result
+            if self.done and not self.updating:
+                self._save_final()
+            raise
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        path = self._save_final() if self.done else None
+        seconds = time.perf_counter() - self.started
+        result = Result(self.p.folder.name, self.p.folder.folder, path, self.done, stopped, seconds)
+        self.p.folder.save_result(
+            {
+                "checkpoint": str(path) if path else None,
+                "steps": self.done,
+                "asked": self.config.steps,
+                "stopped": stopped,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return result
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.done % every == 0
+
+    def _step(self) -> None:
+        """One optimizer step over ``gradient_accumulation_steps`` forward passes."""
+        config, first = self.config, self.done * self.config.rows_per_step
+        totals = torch.zeros(3, device=self.device)  # objective, Σ instance loss, Σ class loss
+        class_rows = 0
+        for start in range(first, first + config.rows_per_step, config.batch_size):
+            batch = self._batch(range(start, start + config.batch_size))
+            totals += self._forward_backward(batch)
+            class_rows += len(batch.prompts) - config.batch_size
+            self.check_stop()
+        loss, instance, class_ = totals.tolist()
+        self._require_finite("loss", loss)
+        norm = None
+        if config.max_grad_norm:
+            norm = float(self.accelerate.clip_grad_norm_(self.parameters, config.max_grad_norm))
+            if self.p.precision != "fp16":  # under fp16 the loss scaler skips the step itself
+                self._require_finite("gradient", norm)
+        factor = lr_factor(config.lr_schedule, self.done, config.steps, config.lr_warmup_steps)
+        rate = set_learning_rate(self.optimizer, factor)
+        self.updating = True
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.updating = False
+        event = Step(
+            step=self.done,
+            total=config.steps,
+            loss=loss,
+            instance_loss=instance / config.rows_per_step,
+            class_loss=class_ / class_rows if class_rows else None,
+            learning_rate=rate,
+            grad_norm=norm,
+            skipped=bool(self.optimizer.step_was_skipped),
+            seconds=time.perf_counter() - self.started,
+        )
+        self.p.folder.log(event)
+        self.listener(event)
+
+    def _batch(self, positions: range) -> Batch:
+        return make_batch(
+            self.p.rows,
+            self.p.latents,
+            positions,
+            shape=self.model.latent_shape(self.config.resolution),
+            timesteps=self.model.timesteps,
+            seed=self.config.seed,
+            device=self.device,
+        )
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
+        """Add one forward pass's gradients; returns [objective, Σ instance loss, Σ class loss]."""
+        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, self.acp)
+        if self.config.channels_last:
+            noisy = noisy.to(memory_format=torch.channels_last)
+        with self.accelerate.autocast():
+            text = self._text_states(batch.prompts)
+            prediction = self.model.predict(noisy, batch.timesteps, text)
+        losses = row_losses(prediction, batch.noise)
+        loss = combine(losses, batch.weights, self.config.rows_per_step)
+        self.accelerate.backward(loss)
+        losses = losses.detach()
+        parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())
+        return torch.stack(parts)
+
+    def _text_states(self, prompts: list[str]) -> Tensor:
+        """Hidden states ``[B, 77, C]``; a prompt that several rows share is encoded once."""
+        if self.p.texts is not None:
+            return torch.stack([self.p.texts[prompt] for prompt in prompts])
+        distinct = list(dict.fromkeys(prompts))
+        states = self.model.encode_prompts(tokenize(distinct).to(self.device))
+        return states[[distinct.index(prompt) for prompt in prompts]]
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} became {value} in step {self.done + 1}: lower the learning rate, or"
+                " choose precision = bf16 or fp32. The weights before this step are kept."
+            )
+
+    def _preview(self) -> None:
+        prompts = self.p.previews
+        for index, prompt in enumerate(prompts):
+            self.check_stop()
+            self.listener(Phase("Sampling previews", index, len(prompts)))
+            with torch.no_grad(), self.accelerate.autocast():
+                if self.p.texts is None:
+                    texts = encode_for_preview(self.model, [prompt, ""], self.device)
+                else:
+                    texts = [self.p.texts[prompt], self.p.texts[""]]
+                image = sample(
+                    self.model,
+                    *texts,
+                    resolution=self.config.resolution,
+                    steps=self.config.preview_steps,
+                    cfg=self.config.preview_cfg,
+                    seed=self.config.seed + index,
+                    device=self.device,
+                    check_stop=self.check_stop,
+                )
+            path = self.p.folder.save_sample(image, self.done, index, prompt)
+            self.listener(Preview(self.done, prompt, image, path))
+
+    def _write(self, path: Path, step: int) -> None:
+        self.listener(Phase("Saving", 0, 1))
+        self.p.writer.write(path, self.p.trained_tensors(), step)
+        self.listener(Phase("Saving", 1, 1))
+        self.listener(Saved(step, path))
+
+    def _save_extra(self) -> None:
+        self.p.folder.save_extra(self.done, self._write, self.config.keep)
+
+    def _save_final(self) -> Path:
+        self._write(self.p.folder.checkpoint, self.done)
+        return self.p.folder.checkpoint

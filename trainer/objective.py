@@ -1,0 +1,63 @@
+"""The DreamBooth objective as arithmetic: noising, row losses, row weights, their combination.
+
+Ho et al. 2020 (DDPM), eq. 4 and 14; Ruiz et al. 2022 (DreamBooth), eq. 2:
+L = E‖ε − ε̂(x_t, t, c)‖² + λ E‖ε' − ε̂(x'_t', t', c_class)‖².
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .randomness import generator
+
+
+def alphas_cumprod(
+    steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> torch.Tensor:
+    """ᾱ_t of Stable Diffusion's "scaled linear" schedule, ``[steps]`` float64.
+
+    β is linear in its square root (CompVis ``make_beta_schedule("linear")``).
+    """
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def draw_row(
+    shape: Sequence[int], timesteps: int, seed: int, row: int, is_class: bool
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """What one row draws: (noise for the posterior, noise ε, timestep).
+
+    Args:
+        shape: of one latent, ``[C, h, w]``.
+        row: instance rows of the run before this one; a class row has its partner's number and
+            draws for itself.
+    """
+    g = generator(seed, "class row" if is_class else "instance row", row)
+    posterior = torch.randn(*shape, generator=g)
+    noise = torch.randn(*shape, generator=g)
+    timestep = int(torch.randint(0, timesteps, (), generator=g))
+    return posterior, noise, timestep
+
+
+def add_noise(
+    latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, acp: torch.Tensor
+) -> torch.Tensor:
+    """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with each row's own t (DDPM, eq. 4). All ``[B, C, h, w]``."""
+    signal = acp[timesteps].view(-1, 1, 1, 1)
+    return signal.sqrt().to(latents) * latents + (1.0 - signal).sqrt().to(latents) * noise
+
+
+def row_losses(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each row in fp32: ``[B, C, h, w]`` twice → ``[B]``."""
+    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+
+
+def combine(losses: torch.Tensor, weights: torch.Tensor, instance_rows: int) -> torch.Tensor:
+    """Σ_i w_i L_i / (instance rows of the whole optimizer step): a scalar.
+
+    Instance rows weigh 1, class rows λ. With as many class rows as instance rows this is the
+    paper's L_instance + λ L_class; without class rows, or with λ = 0, the plain mean. Dividing
+    by the rows of the *step* makes the micro-batches of an accumulated step add up to exactly
+    the one large batch.
+    """
+    return (losses * weights).sum() / instance_rows

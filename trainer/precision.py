@@ -1,0 +1,93 @@
+"""The arithmetic of a run: dtype, autocast and loss scaling through accelerate, probes.
+
+accelerate keeps its state in process-wide dictionaries, so a second run in the same process
+would inherit the first one's precision; :func:`accelerator` gives each run its own.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from .config import ConfigError
+
+_TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """``auto`` → what suits the device; anything else is checked.
+
+    Raises:
+        ConfigError: the device cannot compute in it.
+    """
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if has_bf16 else "fp16"
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"precision = fp16 needs a CUDA or ROCm card, this run is on {device.type}:"
+            " choose auto, bf16 or fp32"
+        )
+    if name == "bf16" and not has_bf16:
+        raise ConfigError("precision = bf16: this card has no bf16 arithmetic, choose auto or fp16")
+    return name
+
+
+@contextmanager
+def accelerator(precision: str, device: torch.device) -> Iterator[Accelerator]:
+    """An Accelerator on ``device`` that leaves accelerate's shared state as it found it.
+
+    Raises:
+        ConfigError: several processes, which this trainer does not do.
+    """
+    shared = (PartialState._shared_state, AcceleratorState._shared_state)
+    shared += (GradientState._shared_state,)
+    saved = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    card = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    try:
+        with card:
+            made = Accelerator(
+                mixed_precision=_TO_ACCELERATE[precision],
+                cpu=device.type == "cpu",
+                device_placement=False,
+            )
+            if made.num_processes != 1:
+                raise ConfigError(
+                    f"this run was launched as {made.num_processes} processes;"
+                    " start one: the trainer works on one card"
+                )
+            yield made
+    finally:
+        for state, before in zip(shared, saved, strict=True):
+            state.clear()
+            state.update(before)
+
+
+def check_attention(name: str, device: torch.device) -> None:
+    """One real attention call where the choice is not torch's own.
+
+    Raises:
+        ConfigError: xformers is missing or does not work on this device.
+    """
+    if name != "xformers":
+        return
+    advice = "choose attention = sdpa, which is as fast on current torch"
+    if importlib.util.find_spec("xformers") is None:
+        raise ConfigError(f"attention = xformers: the package xformers is not installed; {advice}")
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        x = torch.zeros(1, 16, 1, 40, device=device, requires_grad=True)
+        memory_efficient_attention(x, x, x).sum().backward()
+    except (ImportError, RuntimeError, NotImplementedError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigError(
+            f"attention = xformers does not work on {device}: {reason}; {advice}"
+        ) from error
