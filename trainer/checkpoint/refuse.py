@@ -12,8 +12,6 @@ from .shapes import TEXT, UNET, VAE, Shapes, context_width, has, shapes_of
 
 USE_SD1 = "use a full Stable Diffusion 1.x checkpoint"
 
-TRAINABLE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
 
 def refuse_unsupported(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raises UnsupportedModel, in one sentence, unless this is a complete SD 1.x checkpoint."""
@@ -113,10 +111,8 @@ def _refuse_without_unet(shapes: Shapes) -> None:
 def _refuse_quantised(tensors: Mapping[str, torch.Tensor]) -> None:
     """fp8, int8 and 4-bit weights cannot be trained, and casting them back would lose the model."""
     for name, tensor in tensors.items():
-        if not name.startswith((UNET, TEXT, VAE)) or name.endswith("position_ids"):
-            continue
-        scaled = name.endswith(("scaled_fp8", ".weight_scale", ".scale_weight", ".absmax"))
-        if scaled or tensor.dtype not in TRAINABLE_DTYPES:
+        one_byte = tensor.dtype.itemsize == 1 and tensor.dtype != torch.bool
+        if one_byte and name.startswith((UNET, TEXT, VAE)):
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise UnsupportedModel(
                 f"This checkpoint is quantised ({name} is {dtype}), and quantised weights cannot "

@@ -118,7 +118,9 @@ def _kl_names(config: Mapping) -> Iterator[tuple[str, str]]:
         before = width
 
 
-def _kl_resnets(module: str, file: str, count: int, *, shortcut: bool) -> Iterator[tuple[str, str]]:
+def _kl_resnets(
+    module: str, file: str, blocks: int, *, shortcut: bool
+) -> Iterator[tuple[str, str]]:
     for i in range(blocks):
         names = _RESNET | ({"conv_shortcut": "nin_shortcut"} if shortcut and i == 0 else {})
         yield from _pairs(
