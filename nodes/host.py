@@ -176,7 +176,9 @@ def _held_as(tensors: dict[str, Tensor]) -> str:
     }
     said = []
     for name, prefix in parts.items():
-        dtypes = {t.dtype for k, t in tensors.items() if k.startswith(prefix) and t.is_floating_point()}
+        dtypes = {
+            t.dtype for k, t in tensors.items() if k.startswith(prefix) and t.is_floating_point()
+        }
         said.append(f"{name} {'/'.join(sorted(str(d).removeprefix('torch.') for d in dtypes))}")
     return ", ".join(said)
 

@@ -1,0 +1,114 @@
+"""DreamBooth Instance Images: a folder, or pictures on a wire, read once and reported."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..trainer.images import ImageError, ImageSet, check_image, pixel_digest, read_folder
+from . import host
+from .types import CATEGORY, Images, batch_to_pictures, preview_batch
+
+NO_FOLDER = "(put photos into a folder under input)"
+
+
+class DreamBoothInstanceImages(io.ComfyNode):
+    """Photos of the subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="DreamBoothInstanceImages",
+            display_name="DreamBooth Instance Images",
+            category=CATEGORY,
+            description=(
+                "The photos of your subject: a folder under ComfyUI's input, or pictures on a"
+                " wire. Every file is read once; what cannot be used is named."
+            ),
+            search_aliases=["dreambooth", "training images", "dataset"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=host.input_subfolders() or [NO_FOLDER],
+                    tooltip="A folder under ComfyUI's input that holds 3 to 20 photos.",
+                ),
+                io.String.Input(
+                    "path",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "Typed instead of chosen: a folder under input, output or temp."
+                        " Wins over the choice above when it is not empty."
+                    ),
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Pictures from other nodes. They win over both folders.",
+                ),
+            ],
+            outputs=[
+                Images.Output("images_out", display_name="images"),
+                io.Image.Output("preview", tooltip="What the trainer will see, cropped."),
+                io.String.Output("report", tooltip="What is used and what was skipped, and why."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """Newer hosts would refuse a folder that was made after the page was loaded."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, path: str = "", images: Any = None) -> str:
+        """Changes when a file in the folder does."""
+        target = host.resolve(path or folder)
+        entries = sorted(os.scandir(target), key=lambda e: e.name) if target.is_dir() else []
+        listing = [(e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in entries]
+        return hashlib.sha256(repr((str(target), listing)).encode()).hexdigest()
+
+    @classmethod
+    def execute(
+        cls, folder: str, path: str = "", images: torch.Tensor | None = None
+    ) -> io.NodeOutput:
+        if images is not None:
+            found = store_batch(images, host.output_folder() / "intake")
+        else:
+            if folder == NO_FOLDER and not path.strip():
+                raise ImageError("no photos: make a folder with photos under ComfyUI's input")
+            found = read_folder(host.resolve(path if path.strip() else folder))
+        preview = preview_batch(found.paths)
+        return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))
+
+
+def shown(preview: torch.Tensor, text: str) -> dict[str, Any]:
+    """Pictures and a text under a node."""
+    return ui.PreviewImage(preview).as_dict() | ui.PreviewText(text).as_dict()
+
+
+def store_batch(images: torch.Tensor, folder: Path) -> ImageSet:
+    """Pictures from a wire as PNG files named by their content, so that a run can be repeated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for picture in batch_to_pictures(images):
+        path = folder / f"{pixel_digest(picture)[:24]}.png"
+        if not path.is_file():
+            save_png(picture, path)
+        files.append(check_image(path))
+    if not files:
+        raise ImageError("the images input carries an empty batch")
+    return ImageSet(tuple(files))
+
+
+def save_png(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a PNG whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        picture.save(temporary, format="PNG", **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""DreamBooth Train: the run, inside the host's process, from wires to wires."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..trainer.checkpoint import weights_digest
+from ..trainer.config import Concept, ConfigError, Job, TrainConfig
+from ..trainer.events import Event, Note, Phase, Preview, Saved, Step
+from ..trainer.images import read_image
+from ..trainer.loop import Result, train
+from ..trainer.state import check_name
+from . import host
+from .types import CATEGORY, Concepts, Run, Settings, image_batch
+
+
+class DreamBoothTrain(io.ComfyNode):
+    """Trains, saves, and hands on the model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="DreamBoothTrain",
+            display_name="DreamBooth Train",
+            category=CATEGORY,
+            description=(
+                "Trains the wired model on your concepts, writes a checkpoint that every loader"
+                " reads, and hands on the trained model in the same queue. Cancel stops after the"
+                " current step and keeps what was learned."
+            ),
+            search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
+            inputs=[
+                io.Model.Input("model", tooltip="Of a Stable Diffusion 1.x checkpoint."),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                Concepts.Input("concepts", tooltip="From DreamBooth Concept."),
+                io.String.Input(
+                    "name",
+                    default="my_dreambooth",
+                    tooltip="Of the checkpoint. A taken name gets a number: nothing is replaced.",
+                ),
+                Settings.Input("settings", optional=True, tooltip="Without: the defaults."),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="MODEL"),
+                io.Clip.Output("clip_out", display_name="CLIP"),
+                io.Vae.Output("vae_out", display_name="VAE"),
+                io.AnyType.Output(
+                    "ckpt_name", display_name="ckpt_name", tooltip="For any Load Checkpoint."
+                ),
+                Run.Output("run", tooltip="Where the run is, for later nodes."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """A bad name is refused before anything runs; a linked one when it is known."""
+        try:
+            if name is not None:
+                check_name(name.strip())
+        except ConfigError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        concepts: tuple[Concept, ...],
+        name: str,
+        settings: TrainConfig | None = None,
+    ) -> io.NodeOutput:
+        node_id = cls.hidden.unique_id or ""
+        reporter = Reporter(host.Progress(node_id))
+        check_name(name.strip())
+        weights = host.take_weights(model, clip, vae)
+        reporter.notes.append(f"trained from {weights.held_as}, as this ComfyUI holds them")
+        job = Job(
+            name=name.strip(),
+            base=host.find_checkpoint(cls.hidden.prompt, node_id),
+            base_digest=weights_digest(weights.state_dict),
+            clip_skip=weights.clip_skip,
+            concepts=tuple(concepts),
+            config=settings or TrainConfig(),
+            checkpoints=str(host.checkpoint_folder()),
+            runs=str(host.output_folder()),
+            cache=str(host.output_folder() / "cache"),
+        )
+        with host.card_to_ourselves():
+            result = train(
+                job,
+                weights.state_dict,
+                device=host.device(),
+                listener=reporter,
+                control=reporter.progress.command,
+            )
+        reporter.progress.raise_if_interrupted()
+        if result.checkpoint is None or result.folder is None:
+            raise RuntimeError("the run ended without a checkpoint")
+        reporter.progress.say("loading the trained model", always=True)
+        loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
+        text = reporter.summary(result)
+        reporter.progress.say(text, always=True)
+        return io.NodeOutput(
+            *loaded,
+            host.checkpoint_name(result.checkpoint),
+            result,
+            ui=_last_pictures(result.folder) | ui.PreviewText(text).as_dict(),
+        )
+
+
+def _last_pictures(folder: Path) -> dict[str, Any]:
+    """The newest preview of each prompt, under the node."""
+    newest = {path.stem.split("_")[1]: path for path in sorted((folder / "samples").glob("*.png"))}
+    if not newest:
+        return {}
+    return ui.PreviewImage(image_batch(read_image(p) for p in newest.values())).as_dict()
+
+
+@dataclasses.dataclass
+class Reporter:
+    """The trainer's events as the node's bar, line and picture."""
+
+    progress: host.Progress
+    notes: list[str] = dataclasses.field(default_factory=list)
+    last: Step | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.last = event
+            self.progress.bar(event.step, event.total)
+            self.progress.say(describe(event))
+        elif isinstance(event, Phase):
+            self.progress.say(f"{event.name} {event.done}/{event.total}", always=event.done == 0)
+            if self.last is None:
+                self.progress.bar(event.done, event.total)
+        elif isinstance(event, Preview):
+            step = self.last.step if self.last else 0
+            self.progress.bar(step, self.last.total if self.last else 1, event.image)
+        elif isinstance(event, Note):
+            self.notes.append(event.text)
+            self.progress.say(event.text, always=True)
+        elif isinstance(event, Saved):
+            self.progress.say(f"saved step {event.step}: {event.path.name}", always=True)
+
+    def summary(self, result: Result) -> str:
+        pace = f"{result.steps} steps in {_clock(result.seconds)}"
+        lines = [f"{result.name}: {pace}", f"checkpoint: {result.checkpoint}"]
+        return "\n".join([*lines, *self.notes])
+
+
+def describe(step: Step) -> str:
+    """One line: step, losses, speed, time left."""
+    rate = step.step / step.seconds if step.seconds else 0.0
+    left = _clock((step.total - step.step) / rate) if rate else "?"
+    prior = "" if step.class_loss is None else f" · class {step.class_loss:.3f}"
+    return (
+        f"step {step.step}/{step.total} · instance {step.instance_loss:.3f}{prior}"
+        f" · {rate:.2f} it/s · {left} left"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
