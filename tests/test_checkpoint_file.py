@@ -149,6 +149,22 @@ def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch) -> N
     assert leftovers(tmp_path) == ["x.safetensors"]
 
 
+def test_a_write_that_the_system_refuses(tmp_path: Path) -> None:
+    """Not simulated: a file-size limit makes the real ``write`` fail half-way."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(CheckpointError, match="File too large.*untouched"):
+            write_checkpoint(path, random_checkpoint(), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
+    assert leftovers(tmp_path) == ["x.safetensors"]
+
+
 def test_an_interrupt_leaves_no_temporary_file(tmp_path: Path, monkeypatch) -> None:
     def interrupt(handle: int) -> None:
         raise KeyboardInterrupt

@@ -63,7 +63,7 @@ def complaints(log: str) -> list[str]:
 
     SD 1.x files hold neither CLIP's projection nor its logit scale, which the host always lists
     (at debug level, comfy/sd.py:load_state_dict_guess_config) and never uses."""
-    words = ("missing", "unexpected", "Leftover", "left over")
+    words = ("missing", "unexpected", "leftover", "left over")
     expected = (
         "clip missing: ['clip_l.logit_scale', 'clip_l.transformer.text_projection.weight']",
         "left over keys: dict_keys([])",
@@ -72,16 +72,13 @@ def complaints(log: str) -> list[str]:
         line
         for line in log.splitlines()
         if line.startswith("HOST")
-        and any(word in line for word in words)
+        and any(word in line.lower() for word in words)
         and not line.endswith(expected)
     ]
 
 
-def assert_parity(
-    folder: Path, comfyui: Path, kind: str, vae: str, extra: dict[str, torch.Tensor] | None = None
-) -> None:
-    source = random_checkpoint(kind, vae) | (extra or {})
-    given = make_inputs()
+def run_host(folder: Path, comfyui: Path, source: dict, given: dict) -> tuple[dict, list[str]]:
+    """What the host makes of these weights and inputs, and what it complained about."""
     write_checkpoint(folder / "net.safetensors", source, {})
     save_file(given, folder / "inputs.safetensors")
     paths = [str(folder / f"{name}.safetensors") for name in ("net", "inputs", "outputs")]
@@ -90,12 +87,21 @@ def assert_parity(
     )
     (folder / "net.safetensors").unlink()
     assert host.returncode == 0, host.stderr[-4000:]
-    assert complaints(host.stderr) == []
-    theirs = load_file(folder / "outputs.safetensors")
+    return load_file(folder / "outputs.safetensors"), complaints(host.stderr)
+
+
+def assert_parity(
+    folder: Path, comfyui: Path, kind: str, vae: str, extra: dict[str, torch.Tensor] | None = None
+) -> None:
+    source = random_checkpoint(kind, vae) | (extra or {})
+    given = make_inputs()
+    theirs, said = run_host(folder, comfyui, source, given)
+    assert said == []
     mine = ours(source, given)
     assert mine.keys() == theirs.keys()
     errors = {name: relative_error(mine[name], theirs[name]) for name in theirs}
     assert max(errors.values()) <= 1e-4, errors
+    assert all(tensor.std() > 1e-3 for tensor in theirs.values())
 
 
 def test_small_net(tmp_path: Path, comfyui: Path) -> None:
@@ -104,6 +110,25 @@ def test_small_net(tmp_path: Path, comfyui: Path) -> None:
         "first_stage_model.vae_shift": torch.tensor(0.3),
     }
     assert_parity(tmp_path, comfyui, "small", "tiny", affine)
+
+
+def test_the_comparison_sees_what_it_should(tmp_path: Path, comfyui: Path) -> None:
+    """A lost tensor in each part is in the host's log, a swapped pair in the numbers."""
+    source, given = random_checkpoint("small", "tiny"), make_inputs()
+    block = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0."
+    swapped = dict(source)
+    for kind in ("weight", "bias"):
+        first, second = f"{block}norm1.{kind}", f"{block}norm2.{kind}"
+        swapped[first], swapped[second] = source[second], source[first]
+    for lost in (
+        "first_stage_model.taesd_decoder.3.conv.0.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+        "model.diffusion_model.out.2.bias",
+    ):
+        del swapped[lost]
+    theirs, said = run_host(tmp_path, comfyui, swapped, given)
+    assert sum("missing" in line.lower() for line in said) == 3
+    assert relative_error(ours(source, given)["unet"], theirs["unet"]) > 1e-3
 
 
 @pytest.mark.slow
