@@ -20,6 +20,19 @@ def test_check_finite_names_the_first_and_counts() -> None:
         check_finite(tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_one_bad_value_is_seen_wherever_it_is(dtype: torch.dtype) -> None:
+    """Also in the tail that a vectorised reduction treats on its own."""
+    for size in (1, 7, 33, 70):
+        check_finite({"x": torch.zeros(size, dtype=dtype)})
+        for place in range(size):
+            for value in (float("nan"), float("inf"), float("-inf")):
+                tensor = torch.zeros(size, dtype=dtype)
+                tensor[place] = value
+                with pytest.raises(CheckpointError, match=f"holds 1 of {size} values"):
+                    check_finite({"x": tensor})
+
+
 def test_digest_sees_values_not_precision_or_order() -> None:
     half = {"b": torch.randn(3, 4).half(), "a": torch.randn(5).half(), "i": torch.arange(3)}
     digest = weights_digest(half)
@@ -37,6 +50,7 @@ def test_digest_sees_values_not_precision_or_order() -> None:
         ([0.5, -0.0, 65504.0], torch.float32, torch.float16, torch.float16),
         ([0.1], torch.float32, torch.float16, torch.float32),
         ([70000.0], torch.float32, torch.float16, torch.float32),
+        ([0.5] * 5000 + [0.1], torch.float32, torch.float16, torch.float32),
         ([1e-9], torch.float32, torch.float16, torch.float32),
         ([float("nan")], torch.float32, torch.float16, torch.float32),
         ([0.1], torch.float16, torch.float32, torch.float32),
