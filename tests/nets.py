@@ -19,14 +19,13 @@ KINDS = {
     "bk_small": ((320, 640, 1280, 1280), 1, (1, 1, 1, 0), False, 768, 12),
     "bk_tiny": ((320, 640, 1280), 1, (1, 1, 1), False, 768, 12),
 }
+VAE_CHANNELS = {"kl": (128, 256, 512, 512), "kl_toy": (32, 64, 64, 64)}
 
 
 def make_layout(kind: str = "toy", vae: str = "tiny") -> Layout:
     """The layout of ``kind``; ``vae`` is "tiny" (TAESD), "kl" (SD's own) or "kl_toy"."""
     channels, layers, attends, middle, hidden, clip_layers = KINDS[kind]
     down = tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attends)
-    vae_channels = {"kl": (128, 256, 512, 512), "kl_toy": (32, 64, 64, 64)}.get(vae, ())
-    count = len(vae_channels)
     return Layout(
         family="sd1",
         unet_config={
@@ -42,33 +41,39 @@ def make_layout(kind: str = "toy", vae: str = "tiny") -> Layout:
             "attention_head_dim": 8,
             "sample_size": 64,
         },
-        text_config={
-            "vocab_size": 49408,
-            "hidden_size": hidden,
-            "intermediate_size": hidden * 4,
-            "projection_dim": hidden,
-            "num_hidden_layers": clip_layers,
-            "num_attention_heads": max(1, hidden // 64),
-            "max_position_embeddings": 77,
-            "hidden_act": "quick_gelu",
-            "bos_token_id": 49406,
-            "eos_token_id": 49407,
-            "pad_token_id": 49407,
-        },
+        text_config=_text_config(hidden, clip_layers),
         vae_kind="tiny" if vae == "tiny" else "kl",
-        vae_config={"latent_channels": 4}
-        if vae == "tiny"
-        else {
-            "in_channels": 3,
-            "out_channels": 3,
-            "down_block_types": ("DownEncoderBlock2D",) * count,
-            "up_block_types": ("UpDecoderBlock2D",) * count,
-            "block_out_channels": vae_channels,
-            "layers_per_block": 2,
-            "latent_channels": 4,
-            "sample_size": 512,
-        },
+        vae_config={"latent_channels": 4} if vae == "tiny" else _kl_config(VAE_CHANNELS[vae]),
     )
+
+
+def _text_config(hidden: int, layers: int) -> dict:
+    return {
+        "vocab_size": 49408,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 4,
+        "projection_dim": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, hidden // 64),
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    }
+
+
+def _kl_config(channels: tuple[int, ...]) -> dict:
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+        "block_out_channels": channels,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "sample_size": 512,
+    }
 
 
 def random_checkpoint(

@@ -38,7 +38,11 @@ Dtypes = Mapping[str, torch.dtype]
 
 
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors on the CPU, metadata) of a ``.safetensors`` file; CheckpointError if damaged."""
+    """(tensors on the CPU, metadata) of a ``.safetensors`` file; CheckpointError if damaged.
+
+    The tensors are mapped from the file and read when first used, privately: changing one does not
+    change the file, and the file may be replaced (not overwritten in place) meanwhile.
+    """
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         raise CheckpointError(

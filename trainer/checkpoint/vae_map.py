@@ -20,7 +20,7 @@ KL_EXTRA_PREFIXES = (VAE + "loss.", VAE + "model_ema.")
 
 _RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-# How diffusers named them before 0.17, found in converted files.
+# Diffusers' earlier names, found in converted files.
 _OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
 
 
