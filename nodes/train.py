@@ -158,12 +158,11 @@ class Reporter:
 
 def describe(step: Step) -> str:
     """One line: step, losses, speed, time left."""
-    rate = step.step / step.seconds if step.seconds else 0.0
-    left = _clock((step.total - step.step) / rate) if rate else "?"
+    left = _clock((step.total - step.step) * step.seconds / step.step)
     prior = "" if step.class_loss is None else f" · class {step.class_loss:.3f}"
     return (
         f"step {step.step}/{step.total} · instance {step.instance_loss:.3f}{prior}"
-        f" · {rate:.2f} it/s · {left} left"
+        f" · {1 / max(step.step_seconds, 1e-9):.2f} it/s · {left} left"
     )
 
 

@@ -67,13 +67,14 @@ def _stop_on_sigint():
 
 def _print(event: Event) -> None:
     if isinstance(event, Phase):
-        print(f"\r{event.name}: {event.done}/{event.total}", end="" if event.done else "\n")
+        end = "\n" if event.done == event.total else ""
+        print(f"\r{event.name}: {event.done}/{event.total}", end=end, flush=True)
     elif isinstance(event, Step):
         left = event.seconds / event.step * (event.total - event.step)
         prior = "" if event.class_loss is None else f" class {event.class_loss:.4f}"
         print(
             f"\rstep {event.step}/{event.total} instance {event.instance_loss:.4f}{prior}"
-            f" {event.step / event.seconds:.2f} it/s, {left:.0f} s left   ",
+            f" {1 / event.step_seconds:.2f} it/s, {left:.0f} s left   ",
             end="",
             flush=True,
         )

@@ -20,7 +20,8 @@ class Phase:
 @dataclass(frozen=True)
 class Step:
     """One finished optimizer step. Losses are means over rows, unweighted; ``class_loss`` is None
-    when no class image took part. ``seconds`` is since the loop's first step began."""
+    when no class image took part. ``step_seconds`` is this step alone, ``seconds`` everything since
+    the loop began, previews and saves included."""
 
     step: int
     total: int
@@ -30,6 +31,7 @@ class Step:
     learning_rate: float
     grad_norm: float | None
     skipped: bool
+    step_seconds: float
     seconds: float
 
 

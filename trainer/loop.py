@@ -146,7 +146,7 @@ class _Run:
         """One optimizer step over ``gradient_accumulation_steps`` forward passes."""
         config, first = self.config, self.done * self.config.rows_per_step
         totals = torch.zeros(3, device=self.device)  # objective, Σ instance loss, Σ class loss
-        class_rows = 0
+        class_rows, began = 0, time.perf_counter()
         for start in range(first, first + config.rows_per_step, config.batch_size):
             batch = self._batch(range(start, start + config.batch_size))
             totals += self._forward_backward(batch)
@@ -175,6 +175,7 @@ class _Run:
             learning_rate=rate,
             grad_norm=norm,
             skipped=bool(self.optimizer.step_was_skipped),
+            step_seconds=time.perf_counter() - began,
             seconds=time.perf_counter() - self.started,
         )
         self.p.folder.log(event)

@@ -170,10 +170,16 @@ def _set_up_modules(model: StableDiffusion, job: Job) -> None:
     if config.trains_text_encoder:
         trained.append(model.text_encoder)
         if config.gradient_checkpointing:
-            model.text_encoder.gradient_checkpointing_enable()
+            _enable_checkpointing(model.text_encoder)
     for module in trained:
         # train() switches recomputation on in transformers; neither part has any dropout
         module.requires_grad_(True).train()
+
+
+def _enable_checkpointing(text_encoder: nn.Module) -> None:
+    """transformers 5 renamed ``gradient_checkpointing_enable``."""
+    new = getattr(text_encoder, "activation_checkpointing_enable", None)
+    (new or text_encoder.gradient_checkpointing_enable)()
 
 
 def _check_prompts(job: Job, listener: Listener) -> None:

@@ -1,0 +1,96 @@
+"""One optimizer step's loss and gradient against an independent reference in float64.
+
+The reference handles every row by itself, with its own schedule and its own sums, and shares
+nothing with the trainer but the rows' drawn numbers and the networks.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pack.trainer.events import ignore
+from pack.trainer.loop import _Run
+from pack.trainer.objective import draw_row
+from pack.trainer.precision import accelerator
+from pack.trainer.setup import prepare
+from pack.trainer.tokenizer import tokenize
+from toy import CPU, make_concept, make_job, toy_base
+
+
+def prepared_run(folder: Path, accelerate, **options) -> _Run:
+    concept = make_concept(folder / "pictures", **options.pop("concept", {}))
+    job = make_job(folder, (concept,), **options)
+    return _Run(
+        prepare(job, toy_base(), CPU, ignore, lambda: None), accelerate, ignore, lambda: None
+    )
+
+
+def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the first step, row by row in float64."""
+    config, p = run.config, run.p
+    unet = copy.deepcopy(run.model.unet).double()
+    text = copy.deepcopy(run.model.text_encoder).double()
+    acp = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    instance_rows = config.batch_size * config.gradient_accumulation_steps
+    total = 0.0
+    for position in range(instance_rows):
+        for row in (p.rows.instance(position), p.rows.class_(position)):
+            if row is None:
+                continue
+            shape = run.model.latent_shape(config.resolution)
+            posterior, noise, t = draw_row(shape, 1000, config.seed, position, row.is_class)
+            mean, std = p.latents._latents[row.image]
+            latent = mean.double() + std.double() * posterior.double()
+            noisy = acp[t] ** 0.5 * latent + (1 - acp[t]) ** 0.5 * noise.double()
+            states = text(tokenize([row.prompt])).last_hidden_state
+            got = unet(noisy[None], torch.tensor([t]), encoder_hidden_states=states).sample
+            error = ((got[0] - noise.double()) ** 2).sum() / noise.numel()
+            weight = p.job.concepts[0].prior_weight if row.is_class else 1.0
+            loss = weight * error / instance_rows
+            loss.backward()
+            total += loss.item()
+    grads = {f"unet.{k}": v.grad for k, v in unet.named_parameters()}
+    grads |= {f"text.{k}": v.grad for k, v in text.named_parameters()}
+    return total, grads
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "weight", "classes"),
+    [(1, 1, 1.0, 3), (2, 1, 0.3, 3), (3, 2, 2.5, 3), (2, 2, 1.0, 0), (2, 2, 0.0, 3)],
+)
+def test_loss_and_gradient_equal_float64(
+    tmp_path: Path, batch: int, accumulation: int, weight: float, classes: int
+) -> None:
+    options = {"photos": 3, "classes": classes, "prior_weight": weight}
+    with accelerator("fp32", CPU) as accelerate:
+        run = prepared_run(
+            tmp_path,
+            accelerate,
+            concept=options,
+            batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )
+        expected, grads = reference(run)
+        total = 0.0
+        for start in range(0, batch * accumulation, batch):
+            parts = run._forward_backward(run._batch(range(start, start + batch)))
+            total += parts[0].item()
+    assert total == pytest.approx(expected, rel=1e-5)
+    named = {f"unet.{k}": v for k, v in run.model.unet.named_parameters()}
+    named |= {f"text.{k}": v for k, v in run.model.text_encoder.named_parameters()}
+    norm = torch.stack([g.norm() for g in grads.values() if g is not None]).norm()
+    for key, parameter in named.items():
+        assert parameter.grad is not None, key
+        error = (parameter.grad.double() - grads[key]).norm() / norm
+        assert error < 1e-5, key
+
+
+def test_timesteps_of_the_batch_differ(tmp_path: Path) -> None:
+    """The cases above would prove little if their rows shared a timestep."""
+    with accelerator("fp32", CPU) as accelerate:
+        run = prepared_run(tmp_path, accelerate, batch_size=3)
+        batch = run._batch(range(3))
+    assert len(set(batch.timesteps.tolist())) == 6
+    assert batch.is_class.tolist() == [False] * 3 + [True] * 3
