@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+QUIET = 20  # seconds between a bar's lines where the output is not a terminal
+
 
 def clock(seconds: float) -> str:
     """3.2 s, 1:05 or 2:03:04."""
@@ -73,9 +75,8 @@ class Bar:
         self.start = time.monotonic()
         self.value = self.total = 0
         self._line = Line()
+        self._said = self.start
         self._first: tuple[float, float] | None = None
-        if not self._line.live:
-            print(f"  … {title}", flush=True)
 
     def update(self, value: float, total: float, note: str = "") -> None:
         """Draws ``value`` of ``total``; the estimate counts from the first call on."""
@@ -91,11 +92,17 @@ class Bar:
         if left is not None and value < total:
             text += f", {clock(left)} left"
         self._line.draw(f"{text}  {note}")
+        if not self._line.live and now - self._said >= QUIET:  # a log file: a line now and then
+            self._said = now
+            print(f"{text}  {note}".rstrip(), flush=True)
 
     def close(self, note: str = "", mark: str = "✓") -> None:
-        steps = f"  {self.total:.0f} steps" if self.total > 1 else ""
-        text = f"  {mark} {self.title}{steps}  {clock(time.monotonic() - self.start)}"
-        self._line.done(f"{text}  {note}".rstrip())
+        """Leaves one line behind; nothing where the work took no time worth a line."""
+        seconds = time.monotonic() - self.start
+        if seconds < 0.5 and mark == "✓":
+            self._line.draw("")
+            return
+        self._line.done(f"  {mark} {self.title}  {clock(seconds)}  {note}".rstrip())
 
 
 def table(rows: Sequence[tuple[str, object]]) -> None:

@@ -159,7 +159,7 @@ def build(object_info: Mapping[str, Any]) -> Json:
     class_images = b.node("DreamBoothClassImages", 460, below(photos, 100), 380, extra=230)
     b.group("Base", "data", [base])
     b.group("Your photos", "data", [photos])
-    b.group("What any dog looks like: prior preservation", "data", [class_images])
+    b.group("Its class: any dog", "data", [class_images])
     b.wire(base, class_images, model="MODEL", clip="CLIP", vae="VAE")
 
     concept = b.node("DreamBoothConcept", 920, 0, 360, extra=80)

@@ -1,9 +1,14 @@
 """The harness itself: a real server starts, answers, and says clearly what went wrong."""
 
-import pytest
-from pack.demo.client import ComfyClient, PromptFailed, PromptRejected
-from pack.demo.server import ROOT, ComfyServer, ServerFailed
+import json
 
+import pytest
+from pack.demo.client import ComfyClient, PromptFailed, PromptInterrupted, PromptRejected
+from pack.demo.example import build
+from pack.demo.server import ROOT, ComfyServer, ServerFailed
+from pack.demo.workflow import set_widget, to_api
+
+EXAMPLE = ROOT / "example_workflows" / "dreambooth_sd15.json"
 PICTURE = {"class_type": "EmptyImage",
            "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
 NODES = ("InstanceImages", "ClassImages", "Concept", "ConceptsFile", "Settings", "Train")
@@ -64,3 +69,29 @@ def test_a_server_that_cannot_start_shows_its_log(comfyui, tmp_path) -> None:
     with pytest.raises(ServerFailed, match="no-such-option"):
         server.start()
     assert server.process is None
+
+
+def test_the_example_is_what_the_schemas_give(client: ComfyClient) -> None:
+    """Widget values are a bare list: one new input would shift them all."""
+    stored = json.loads(EXAMPLE.read_text("utf-8"))
+    assert stored == json.loads(json.dumps(build(client.object_info()))), (
+        "run: python demo/run.py --write-example")
+
+
+def test_the_example_is_accepted(
+    client: ComfyClient, base_name: str, photo_folder
+) -> None:
+    workflow, info = json.loads(EXAMPLE.read_text("utf-8")), client.object_info()
+    set_widget(workflow, info, "CheckpointLoaderSimple", "ckpt_name", base_name)
+    folder = photo_folder(name="smoke")
+    set_widget(workflow, info, "DreamBoothInstanceImages", "folder", folder)
+    prompt_id = client.queue(to_api(workflow, info))  # raises if the host refuses any node
+    client.interrupt(prompt_id)
+    with pytest.raises(PromptInterrupted):
+        client.wait(prompt_id, timeout=300)
+
+
+def test_every_example_is_offered_as_a_template(client: ComfyClient) -> None:
+    names = client.get("/workflow_templates")["ComfyUI-DreamBooth"]
+    assert EXAMPLE.stem in names
+    assert client.get(f"/api/workflow_templates/ComfyUI-DreamBooth/{EXAMPLE.name}")["nodes"]
