@@ -1,0 +1,42 @@
+"""Precision, probes, and accelerate without its process-wide state."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from pack.trainer.config import ConfigError
+from pack.trainer.precision import accelerator, check_attention, resolve_precision
+from toy import CPU
+
+STATES = (PartialState, AcceleratorState, GradientState)
+
+
+def test_auto_is_fp32_on_a_cpu() -> None:
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+    with pytest.raises(ConfigError, match="fp16.*card"):
+        resolve_precision("fp16", CPU)
+
+
+def test_accelerate_is_left_as_it_was() -> None:
+    before = [dict(state._shared_state) for state in STATES]
+    with accelerator("bf16", CPU) as first:
+        assert first.mixed_precision == "bf16" and first.device == CPU
+        with first.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        with accelerator("fp32", CPU) as inner:
+            assert inner.mixed_precision == "no"
+        assert AcceleratorState().mixed_precision == "bf16"
+    assert [dict(state._shared_state) for state in STATES] == before
+
+
+def test_state_is_restored_after_an_error() -> None:
+    before = [dict(state._shared_state) for state in STATES]
+    with pytest.raises(ZeroDivisionError), accelerator("fp32", CPU):
+        raise ZeroDivisionError
+    assert [dict(state._shared_state) for state in STATES] == before
+
+
+def test_xformers_works_or_is_refused_by_name() -> None:
+    check_attention("sdpa", CPU)
+    with pytest.raises(ConfigError, match="attention = xformers.*sdpa"):
+        check_attention("xformers", CPU)  # it has no CPU kernels, installed or not

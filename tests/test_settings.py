@@ -1,0 +1,164 @@
+"""Every setting is flipped once, and the trainer is seen to act on it.
+
+A row is: what to flip, and what must then be different (or true) in the run. Weights are compared
+as tensors, not as files: the metadata repeats the settings and would always differ.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pack.trainer.config import ConfigError, TrainConfig
+from pack.trainer.events import Preview, Saved, Step
+from toy import Run, make_job, run, same
+
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
+BASE = {"steps": 2, "preview_every": 2, "preview_steps": 2, "text_encoder_learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(make_job(tmp_path_factory.mktemp("plain"), **BASE))
+
+
+def other_unet(a: Run, b: Run) -> bool:
+    return not same(a.tensors, b.tensors, UNET)
+
+
+def other_previews(a: Run, b: Run) -> bool:
+    """Other pictures from the same weights."""
+    pictures = [[p.image.tobytes() for p in r.of(Preview)] for r in (a, b)]
+    return same(a.tensors, b.tensors) and pictures[0] != pictures[1]
+
+
+def rates(r: Run) -> list[float]:
+    return [step.learning_rate for step in r.of(Step)]
+
+
+Check = Callable[[Run, Run], bool]
+FLIPS: dict[str, tuple[dict, Check]] = {
+    "trains": ({"trains": "unet"}, lambda a, b: not same(a.tensors, b.tensors, TEXT)),
+    "steps": ({"steps": 3}, lambda a, b: len(b.of(Step)) == 3),
+    "learning_rate": (
+        {"learning_rate": 2e-3},
+        lambda a, b: rates(b) == [2e-3] * 2 and other_unet(a, b),
+    ),
+    "text_encoder_learning_rate": (
+        {"text_encoder_learning_rate": 2e-3},
+        lambda a, b: rates(a) == rates(b) and not same(a.tensors, b.tensors, TEXT),
+    ),
+    "lr_schedule": ({"lr_schedule": "linear"}, lambda a, b: rates(b) == [1e-3, 5e-4]),
+    "lr_warmup_steps": ({"lr_warmup_steps": 2}, lambda a, b: rates(b) == [0, 5e-4]),
+    "batch_size": ({"batch_size": 2}, other_unet),
+    "gradient_accumulation_steps": ({"gradient_accumulation_steps": 2}, other_unet),
+    "resolution": (
+        {"resolution": 128},
+        lambda a, b: b.of(Preview)[0].image.size == (128, 128) and other_unet(a, b),
+    ),
+    "adam_beta1": ({"adam_beta1": 0.1}, other_unet),
+    "adam_beta2": ({"adam_beta2": 0.5}, other_unet),
+    "adam_epsilon": ({"adam_epsilon": 0.1}, other_unet),
+    "weight_decay": ({"weight_decay": 1.0}, other_unet),
+    "max_grad_norm": (
+        {"max_grad_norm": 0.0},
+        lambda a, b: b.of(Step)[0].grad_norm is None and a.of(Step)[0].grad_norm > 0,
+    ),
+    "precision": (
+        {"precision": "bf16"},
+        lambda a, b: b.metadata["dreambooth.precision"] == "bf16" and other_unet(a, b),
+    ),
+    "seed": ({"seed": 5}, other_unet),
+    "preview_every": (
+        {"preview_every": 1},
+        lambda a, b: [p.step for p in b.of(Preview)] == [0, 1, 2],
+    ),
+    "preview_prompt": (
+        {"preview_prompt": "a cat"},
+        lambda a, b: b.of(Preview)[0].prompt == "a cat" and other_previews(a, b),
+    ),
+    "preview_steps": ({"preview_steps": 3}, other_previews),
+    "preview_cfg": ({"preview_cfg": 1.0}, other_previews),
+    "save_every": ({"save_every": 1}, lambda a, b: [s.step for s in b.of(Saved)] == [1, 2]),
+    "save_precision": (
+        {"save_precision": "bf16"},
+        lambda a, b: all(
+            t.dtype == torch.bfloat16 for k, t in b.tensors.items() if k.startswith(UNET)
+        ),
+    ),
+    "save_prompts": (
+        {"save_prompts": False},
+        lambda a, b: "zwx" in str(a.metadata) and "zwx" not in str(b.metadata),
+    ),
+}
+ELSEWHERE = {"keep", "optimizer", "attention", "gradient_checkpointing", "channels_last"}
+
+
+def test_no_setting_is_forgotten() -> None:
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert names == set(FLIPS) | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", FLIPS)
+def test_flip(tmp_path: Path, plain: Run, name: str) -> None:
+    values, acts = FLIPS[name]
+    job = make_job(tmp_path, **{**BASE, **values})
+    assert getattr(job.config, name) != getattr(TrainConfig(**{**BASE}), name)
+    assert acts(plain, run(job))
+
+
+def test_flip_keep(tmp_path: Path) -> None:
+    for keep in (1, 3):
+        made = run(make_job(tmp_path, steps=5, save_every=1, keep=keep))
+        extra = made.result.checkpoint.parent.glob(f"{made.result.name}-step*")
+        assert len(list(extra)) == keep
+
+
+def test_flip_gradient_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.utils.checkpoint as module
+
+    calls = []
+    real = module.checkpoint
+    monkeypatch.setattr(module, "checkpoint", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    run(make_job(tmp_path, steps=1))
+    assert not calls
+    run(make_job(tmp_path, steps=1, gradient_checkpointing=True))
+    assert len(calls) >= 3 + 2  # the UNet's blocks and the two text layers
+
+
+def test_flip_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pack.trainer.model import StableDiffusion
+
+    seen: list[tuple[bool, bool]] = []
+    real = StableDiffusion.predict
+
+    def predict(self, noisy, timesteps, text):
+        last = torch.channels_last
+        weight = self.unet.conv_in.weight
+        seen.append(
+            (noisy.is_contiguous(memory_format=last), weight.is_contiguous(memory_format=last))
+        )
+        return real(self, noisy, timesteps, text)
+
+    monkeypatch.setattr(StableDiffusion, "predict", predict)
+    run(make_job(tmp_path, steps=1))
+    run(make_job(tmp_path, steps=1, channels_last=True))
+    assert seen == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "package"),
+    [("optimizer", "adamw8bit", "bitsandbytes"), ("attention", "xformers", "xformers")],
+)
+def test_flip_what_needs_a_package(tmp_path: Path, name: str, value: str, package: str) -> None:
+    """With the package and a device it supports: another result. Without: refused by name."""
+    job = make_job(tmp_path, **{**BASE, name: value})
+    try:
+        made = run(job)
+    except ConfigError as error:
+        assert f"{name} = {value}" in str(error)
+        return
+    assert importlib.util.find_spec(package) is not None
+    assert other_unet(run(make_job(tmp_path, **BASE)), made)
