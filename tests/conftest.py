@@ -37,7 +37,7 @@ def comfyui() -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photos() -> Path:
     """Real photographs, where this machine has them."""
     if not PHOTOS.is_dir():

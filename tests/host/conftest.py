@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pack.demo.client import ComfyClient
@@ -11,6 +12,9 @@ from pack.demo.server import ROOT, ComfyServer
 
 BASE_NAME = "small_sd15.safetensors"
 CACHE = ROOT / ".demo" / "cache"
+# Pictures of 64 px gain nothing from threads, and threads that spin while they wait make a server
+# many times slower where other processes want the same cores.
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,14 +27,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """One server for the whole session, in folders that nobody else uses."""
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("host")) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in THREADS.items():
+            patch.setenv(name, os.environ.get(name, value))
+        base = tmp_path_factory.mktemp("host")
+        for kind in ("diffusion_models", "loras", "vae"):
+            (base / "models" / kind).mkdir(parents=True)
+        with ComfyServer(comfyui, base) as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+def connect(server: ComfyServer) -> Callable[[], ComfyClient]:
+    """Makes a client with an event socket of its own; for fixtures that outlive one test."""
+
+    def make() -> ComfyClient:
+        server.check()
+        return ComfyClient(server.address)
+
+    return make
 
 
 @pytest.fixture
-def client(server: ComfyServer) -> Iterator[ComfyClient]:
-    server.check()
-    running = ComfyClient(server.address)
+def client(connect: Callable[[], ComfyClient]) -> Iterator[ComfyClient]:
+    running = connect()
     yield running
     running.close()
 
@@ -43,19 +63,29 @@ def small_base() -> Path:
     return ensure_base(CACHE / BASE_NAME)
 
 
-@pytest.fixture
-def base_name(server: ComfyServer, small_base: Path) -> str:
+@pytest.fixture(scope="session")
+def place_model(server: ComfyServer) -> Callable[..., str]:
+    """Offers a file in one of the server's model folders; returns its name there."""
+
+    def place(file: Path, kind: str = "checkpoints", name: str | None = None) -> str:
+        target = server.folder("models") / kind / (name or file.name)
+        if not target.exists():
+            try:
+                target.symlink_to(file)
+            except OSError:
+                shutil.copyfile(file, target)
+        return target.name
+
+    return place
+
+
+@pytest.fixture(scope="session")
+def base_name(place_model: Callable[..., str], small_base: Path) -> str:
     """The small base's name in the server's checkpoint list."""
-    link = server.folder("models/checkpoints") / BASE_NAME
-    if not link.exists():
-        try:
-            link.symlink_to(small_base)
-        except OSError:
-            shutil.copyfile(small_base, link)
-    return link.name
+    return place_model(small_base)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photo_folder(server: ComfyServer) -> Callable[..., str]:
     """Puts pictures into a folder under the server's input and returns the folder's name."""
 
@@ -74,3 +104,30 @@ def photo_folder(server: ComfyServer) -> Callable[..., str]:
         return name
 
     return place
+
+
+@pytest.fixture(scope="session")
+def drawn(photo_folder: Callable[..., str]) -> str:
+    """A folder with the demo's drawn pictures that no test changes."""
+    return photo_folder(name="drawn")
+
+
+@pytest.fixture(scope="session")
+def info(connect: Callable[[], ComfyClient], base_name: str, drawn: str) -> dict[str, Any]:
+    """What the server says about its nodes."""
+    client = connect()
+    answer = client.object_info()
+    client.close()
+    return answer
+
+
+@pytest.fixture(scope="session")
+def checkpoints(server: ComfyServer) -> Path:
+    """Where finished checkpoints lie."""
+    return server.folder("output") / "checkpoints" / "dreambooth"
+
+
+@pytest.fixture(scope="session")
+def runs(server: ComfyServer) -> Path:
+    """Where the folders of runs lie, beside caches and class images."""
+    return server.folder("output") / "dreambooth"
