@@ -54,7 +54,7 @@ def run(request, connect, info, base_name, photo_folder, drawn) -> Run:
     graph = Graph(info)
     base = graph.load(base_name)
     count = 3 if kind == "drawn" else 1
-    class_images = graph.class_images(base, count=count, resolution=side)
+    class_images = graph.class_images(base, count=count, resolution=side, batch_size=count)
     concept = graph.concept(
         graph.photos(folder), class_images=class_images[0], identifier="zwx", class_noun="dog"
     )
