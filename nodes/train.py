@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..trainer.checkpoint import weights_digest
 from ..trainer.config import Concept, ConfigError, Job, TrainConfig
 from ..trainer.events import Event, Note, Phase, Preview, Saved, Step
 from ..trainer.images import read_image
@@ -85,7 +84,6 @@ class DreamBoothTrain(io.ComfyNode):
         job = Job(
             name=name.strip(),
             base=host.find_checkpoint(cls.hidden.prompt, node_id),
-            base_digest=weights_digest(weights.state_dict),
             clip_skip=weights.clip_skip,
             concepts=tuple(concepts),
             config=settings or TrainConfig(),

@@ -222,3 +222,13 @@ def test_phases_are_told(tmp_path: Path) -> None:
     phases = [p.name for p in run(make_job(tmp_path)).of(Phase)]
     for name in ("Reading pictures", "Loading the model", "Encoding pictures", "Saving"):
         assert name in phases
+
+
+def test_the_recorded_job_knows_its_base(tmp_path: Path) -> None:
+    first = run(make_job(tmp_path))
+    recorded = Job.read(first.result.folder / "job.json")
+    assert len(recorded.base_digest) == 64
+    assert not run(recorded).of(Note)
+    other = toy_base()
+    other["model.diffusion_model.out.2.bias"] += 1
+    assert any("recorded run" in note.text for note in run(recorded, other).of(Note))

@@ -225,7 +225,8 @@ class Job:
     Attributes:
         name: of the checkpoint and of the run's folder.
         base: single-file checkpoint; None if the graph wired weights that no one file holds.
-        base_digest: of the weights that the run started from (``checkpoint.weights_digest``).
+        base_digest: of the weights that the run started from (``checkpoint.weights_digest``);
+            filled in by the run itself.
         clip_skip: 1 = the text encoder's last layer, 2 = the one before…
         checkpoints: folder of the finished file.
         runs: folder that holds a folder per run.

@@ -1,7 +1,7 @@
 """Everything before the first step: checks that cost nothing first, then the model and caches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -85,6 +85,7 @@ def prepare(
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     if job.base_digest and job.base_digest != base_digest:
         listener(Note("the base's weights are not those of the recorded run: the result differs"))
+    job = replace(job, base_digest=base_digest)
     model = StableDiffusion(base, layout, job.clip_skip)
     trained = ["unet"] + ["text_encoder"] * config.trains_text_encoder
     spelling = {part: _take_out(base, model, part) for part in trained}

@@ -1,0 +1,67 @@
+"""A full-size SD 1.5 step through the shell entry, within 20 GiB. Slow: run it by its own command,
+
+python tests/run.py --slow tests/test_full_size.py -s
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from nets import random_checkpoint
+from pack.trainer.checkpoint import read_checkpoint, write_checkpoint
+from test_checkpoint_parity import make_inputs, ours, relative_error, run_host
+from toy import make_concept, make_job
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_GIB = 20.0
+
+
+@pytest.mark.slow
+def test_a_full_size_step_fits_and_loads_in_the_host(tmp_path: Path, comfyui: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    write_checkpoint(base, random_checkpoint("full", vae="kl", dtype=torch.float16), {})
+    job = make_job(
+        tmp_path,
+        (make_concept(tmp_path / "pictures", photos=2, classes=2),),
+        steps=2,
+        learning_rate=1e-3,
+        text_encoder_learning_rate=1e-3,
+    )
+    values = json.loads(job.to_json()) | {"base": str(base)}
+    (tmp_path / "job.json").write_text(json.dumps(values))
+
+    began = time.perf_counter()
+    peak = run_trainer(tmp_path)
+    seconds = time.perf_counter() - began
+    lines = (tmp_path / "runs" / "toy" / "log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step_seconds"] for line in lines]
+    sys.stdout.write(f"\nfull size: {seconds:.0f} s, steps {steps}, peak {peak:.1f} GiB\n")
+    assert peak < LIMIT_GIB and len(steps) == 2
+
+    made = tmp_path / "checkpoints" / "toy.safetensors"
+    before, after = read_checkpoint(base)[0], read_checkpoint(made)[0]
+    assert before.keys() == after.keys()
+    assert {t.dtype for t in after.values()} == {torch.float16}
+    for prefix, changes in (("model.", True), ("cond_stage_model.", True), ("first_", False)):
+        keys = [key for key in before if key.startswith(prefix)]
+        changed = sum(not torch.equal(before[key], after[key]) for key in keys)
+        assert (changed > 0.9 * len(keys)) if changes else (changed == 0)
+    given = make_inputs()
+    theirs, complaints = run_host(tmp_path, comfyui, after, given)
+    assert complaints == []
+    mine = ours(after, given)
+    assert max(relative_error(mine[name], theirs[name]) for name in theirs) <= 1e-4
+
+
+def run_trainer(folder: Path) -> float:
+    """``python -m trainer job.json``; returns the peak of its resident memory in GiB."""
+    command = [sys.executable, "-m", "trainer", str(folder / "job.json"), "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 2**20
