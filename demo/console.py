@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+WORTH_A_LINE = 2.5  # seconds
 QUIET = 20  # seconds between a bar's lines where the output is not a terminal
 
 
@@ -99,7 +100,7 @@ class Bar:
     def close(self, note: str = "", mark: str = "✓") -> None:
         """Leaves one line behind; nothing where the work took no time worth a line."""
         seconds = time.monotonic() - self.start
-        if seconds < 0.5 and mark == "✓":
+        if seconds < WORTH_A_LINE and mark == "✓":
             self._line.draw("")
             return
         self._line.done(f"  {mark} {self.title}  {clock(seconds)}  {note}".rstrip())

@@ -133,8 +133,9 @@ def sampling(b: Builder, name: str, prefix: str, colour: str, x: int, y: int, si
     """One row: prompts, sampler, decoder, picture; CLIP and VAE come from ``others``."""
     positive = b.node("CLIPTextEncode", x, y, 380, title="Positive prompt", text=PROMPT)
     negative = b.node("CLIPTextEncode", x, below(positive), 380, title="Negative prompt", text="")
-    sampler = b.node("KSampler", x + 420, y, 300, seed=0, steps=24, cfg=7.5,
-                     sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
+    sampler = b.node("KSampler", x + 420, y, 300, title=f"Sample: {name.lower()}",
+                     seed=0, steps=24, cfg=7.5, sampler_name="ddim",
+                     scheduler="ddim_uniform", denoise=1.0)
     decode = b.node("VAEDecode", x + 420, below(sampler, 10), 300)
     save = b.node("SaveImage", x + 760, y, 320, extra=260, title=f"Save: {name.lower()}",
                   filename_prefix=prefix)
@@ -181,7 +182,7 @@ def build(object_info: Mapping[str, Any]) -> Json:
     rows = (
         ("Before training", "before", base),
         ("After training, in the same queue", "after", train),
-        ("The same from the written file", "from_file", loader),
+        ("From the written file", "from_file", loader),
     )
     for number, (name, prefix, source) in enumerate(rows):
         sampling(b, name, f"dreambooth/{prefix}", "picture", 2140, number * 580, size,

@@ -55,8 +55,8 @@ def run(options: argparse.Namespace, place: Environment) -> int:
 
 NOTHING_LEARNED = """
   The base of this run is a small random network that has never seen a picture: "before" is
-  coloured noise, and "after" shows no more than what a hundred steps pick up, the colours and
-  rough places of the photos. For real pictures:
+  noise, and "after" shows no more than a short run picks up: colours and rough places of the
+  photos. For real pictures:
     python demo/run.py --checkpoint YOUR_SD15.safetensors --images FOLDER --class dog --serve"""
 
 

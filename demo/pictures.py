@@ -159,19 +159,19 @@ def draw_sheet(
     margin, gap, big = 48, 20, 384
     width = 2 * margin + len(pictures) * big + (len(pictures) - 1) * gap
     shown = list(photos)[:6]
-    small = min(220, (width - 2 * margin - (len(shown) - 1) * 14) // max(len(shown), 1))
-    top = 130
-    below = top + small + 86
-    sheet = Image.new("RGB", (width, below + big + 96), PAPER)
+    small = min(big, (width - 2 * margin - (len(shown) - 1) * gap) // max(len(shown), 1))
+    top = 134
+    below = top + small + 110
+    sheet = Image.new("RGB", (width, below + big + (96 if note else margin)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((margin, 34), "DreamBooth demo", INK, font(34))
-    draw.text((margin, top - 34), f"{len(photos)} photos of the subject", FAINT, font(20))
+    draw.text((margin, top - 36), f"{len(photos)} photos of the subject", FAINT, font(20))
     for number, path in enumerate(shown):
-        sheet.paste(fitted(path, small), (margin + number * (small + 14), top))
-    draw.text((margin, below - 62), f"“{prompt}”, same seed", INK, font(22))
+        sheet.paste(fitted(path, small), (margin + number * (small + gap), top))
+    draw.text((margin, below - 76), f"“{prompt}”", INK, font(24))
     for number, (label, path) in enumerate(pictures):
         x = margin + number * (big + gap)
-        draw.text((x, below - 30), label, FAINT, font(20))
+        draw.text((x, below - 36), label, FAINT, font(20))
         sheet.paste(fitted(path, big), (x, below))
     draw.multiline_text((margin, below + big + 22), note, FAINT, font(17), spacing=6)
     sheet.save(target)

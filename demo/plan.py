@@ -70,7 +70,7 @@ def prepare_inputs(options: argparse.Namespace, server: ComfyServer) -> Plan:
         small=small,
         identifier=options.identifier,
         noun=options.noun,
-        steps=options.steps or (100 if small else 400),
+        steps=options.steps or (40 if small else 400),
         resolution=options.resolution or (128 if small else 512),
         class_images=(4 if small else 50) if options.class_images is None
         else max(0, options.class_images),
@@ -144,8 +144,12 @@ def fill(workflow: Json, info: Json, plan: Plan) -> None:
         "EmptyLatentImage": {"width": plan.resolution, "height": plan.resolution},
         "KSampler": {"steps": sampling_steps},
     }
-    if plan.small:  # a random network learns from far larger steps than a trained one
-        values["DreamBoothSettings"] |= {"trains": "unet", "learning_rate": 2e-4}
+    if plan.small:
+        # A random network learns from far larger steps than a trained one, and there is nothing
+        # yet that guidance could strengthen but noise.
+        values["DreamBoothSettings"] |= {
+            "trains": "unet", "learning_rate": 1e-4, "preview_cfg": 1.0}
+        values["DreamBoothClassImages"]["cfg"] = values["KSampler"]["cfg"] = 1.0
     for node_type, widgets in values.items():
         for widget, value in widgets.items():
             set_widget(workflow, info, node_type, widget, value)

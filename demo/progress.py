@@ -14,6 +14,7 @@ TEXT = 3  # the host's binary event for a line of text on a node
 PHASE = re.compile(
     r"^(?P<name>[A-Za-z][A-Za-z ]*?) (?P<done>\d+)/(?P<total>\d+)(?: · )?(?P<note>.*)$"
 )
+OWN_ESTIMATE = re.compile(r" · [^·]* left$")
 TRAINING = "step"
 
 
@@ -77,7 +78,7 @@ class Tracker:
             self.bar = Bar(f"{self.titles.get(self.node, self.node)}: {title}")
             self.phase = name
         if match and name == self.phase:
-            self.note = match["note"]
+            self.note = OWN_ESTIMATE.sub("", match["note"])  # the bar shows one itself
             self.bar.update(int(match["done"]), int(match["total"]), self.note)
         else:
             self.note = "" if match else text

@@ -33,7 +33,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "default: five drawn pictures of a toy dog")
     add("--identifier", default="zwx", help="the rare word that will name it (zwx)")
     add("--class", dest="noun", default="dog", help="what kind of thing it is (dog)")
-    add("--steps", type=int, help="optimizer steps (100; with --checkpoint 400)")
+    add("--steps", type=int, help="optimizer steps (40; with --checkpoint 400)")
     add("--resolution", type=int, help="pixels (128; with --checkpoint 512)")
     add("--class-images", type=int, metavar="N", help="for prior preservation, 0 for none\n"
         "(4; with --checkpoint 50)")
