@@ -76,7 +76,9 @@ def explain(error: Exception, server: ComfyServer) -> str:
     if isinstance(error, PromptFailed):
         text = (f"{error.node_type} (node {error.node_id}) failed:\n  {error.exception_message}\n"
                 f"  [{error.exception_type}]")
-    return text if str(server.log) in text else f"{text}\nThe server's log: {server.log}"
+    if isinstance(error, DemoFailed) or str(server.log) in text:
+        return text
+    return f"{text}\nThe server's log: {server.log}"
 
 
 def write_example(server: ComfyServer) -> int:
