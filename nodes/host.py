@@ -141,11 +141,11 @@ def take_weights(model: Any, clip: Any, vae: Any) -> Weights:
         raise UnsupportedModel(
             f"this model is {config}: DreamBooth trains Stable Diffusion 1.x checkpoints"
         )
-    if not isinstance(sampling, comfy.model_sampling.EPS) or isinstance(
-        sampling, comfy.model_sampling.V_PREDICTION
-    ):
+    # most of the others are subclasses of EPS
+    prediction = next(c for c in type(sampling).__mro__ if "calculate_denoised" in vars(c))
+    if prediction is not comfy.model_sampling.EPS:
         raise UnsupportedModel(
-            f"this model predicts {type(sampling).__mro__[1].__name__}, not the noise:"
+            f"this model predicts {prediction.__name__}, not the noise (EPS):"
             " DreamBooth trains ε-prediction checkpoints"
         )
     # baking the patches in is what comfy.sd.save_checkpoint does

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pack.demo.client import ComfyClient
+from pack.demo.client import ComfyClient, PromptFailed
 from pack.demo.server import ROOT, ComfyServer
 
 BASE_NAME = "small_sd15.safetensors"
@@ -131,3 +131,23 @@ def checkpoints(server: ComfyServer) -> Path:
 def runs(server: ComfyServer) -> Path:
     """Where the folders of runs lie, beside caches and class images."""
     return server.folder("output") / "dreambooth"
+
+
+@pytest.fixture
+def refuse(client: ComfyClient, runs: Path, checkpoints: Path) -> Callable[..., str]:
+    """Queues a graph that must fail in a node of this type, before a run has any folder."""
+
+    def left() -> set[str]:
+        kept = {"cache", "class_images", "intake"}
+        folders = (folder for folder in (runs, checkpoints) if folder.is_dir())
+        return {str(p) for folder in folders for p in folder.iterdir() if p.name not in kept}
+
+    def run(graph: dict[str, Any], node_type: str) -> str:
+        before = left()
+        with pytest.raises(PromptFailed) as failed:
+            client.run(graph)
+        assert failed.value.node_type == node_type, failed.value
+        assert left() == before, "a refused run left something behind"
+        return failed.value.exception_message
+
+    return run
