@@ -57,9 +57,9 @@ class DreamBoothClassImages(io.ComfyNode):
             ),
             search_aliases=["regularization images", "prior preservation"],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Model.Input("model", tooltip="The model you are about to train."),
+                io.Clip.Input("clip", tooltip="The text encoder that goes with it."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
                 widget(config, "prompt"),
                 widget(config, "count"),
                 widget(config, "resolution"),

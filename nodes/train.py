@@ -32,8 +32,8 @@ class DreamBoothTrain(io.ComfyNode):
             search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
             inputs=[
                 io.Model.Input("model", tooltip="Of a Stable Diffusion 1.x checkpoint."),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                io.Clip.Input("clip", tooltip="Its text encoder; a clip skip is kept."),
+                io.Vae.Input("vae", tooltip="Encodes the photos; may come from another loader."),
                 Concepts.Input("concepts", tooltip="From DreamBooth Concept."),
                 io.String.Input(
                     "name",
