@@ -15,11 +15,13 @@ from .environment import Environment
 from .example import build
 from .plan import TEMPLATE, TEMPLATES, DemoFailed, Plan, fill, prepare_inputs
 from .progress import Tracker
+from .quick_start import build_quick_start
 from .results import collect
 from .server import PACK_NAME, ROOT, ComfyServer, ServerFailed
 from .workflow import Json, WorkflowError, to_api
 
 EXAMPLE = ROOT / "example_workflows" / "dreambooth_sd15.json"
+EXAMPLES = {EXAMPLE.stem: build, "dreambooth_quick_start": build_quick_start}
 
 
 def run(options: argparse.Namespace, place: Environment) -> int:
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace, place: Environment) -> int:
     start = time.monotonic()
     try:
         if options.write_example:
-            return write_example(server)
+            return write_examples(server)
         plan = prepare_inputs(options, server)
         with phase("ComfyUI"):
             server.start()
@@ -81,13 +83,15 @@ def explain(error: Exception, server: ComfyServer) -> str:
     return f"{text}\nThe server's log: {server.log}"
 
 
-def write_example(server: ComfyServer) -> int:
+def write_examples(server: ComfyServer) -> int:
     with phase("ComfyUI"):
         server.start()
-    workflow = build(ComfyClient(server.address).object_info())
+    info = ComfyClient(server.address).object_info()
     EXAMPLE.parent.mkdir(exist_ok=True)
-    EXAMPLE.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
-    print(f"  wrote {EXAMPLE}")
+    for name, make in EXAMPLES.items():
+        path = EXAMPLE.with_name(f"{name}.json")
+        path.write_text(json.dumps(make(info), indent=1) + "\n", encoding="utf-8")
+        print(f"  wrote {path}")
     return 0
 
 

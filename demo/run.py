@@ -41,7 +41,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="where everything is put (.demo in the checkout)")
     add("--serve", action="store_true", help="leave ComfyUI open with the graph in the page")
     add("--write-example", action="store_true",
-        help="only write example_workflows/dreambooth_sd15.json anew")
+        help="only write example_workflows anew")
     return parser.parse_args(argv)
 
 

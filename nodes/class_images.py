@@ -83,8 +83,12 @@ class DreamBoothClassImages(io.ComfyNode):
             ],
             outputs=[
                 Images.Output("images", display_name="images"),
-                io.Image.Output("preview", tooltip="The first of them."),
-                io.String.Output("report", tooltip="How many there were and how many were made."),
+                io.Image.Output("preview", display_name="preview", tooltip="The first of them."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many there were and how many were made.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -135,6 +139,7 @@ class DreamBoothClassImages(io.ComfyNode):
         files = ImageSet(tuple(found[number] for number in range(count)), prompt=prompt)
         report = f"{count} class images of {prompt!r}: {count - len(missing)} were there,"
         report += f" {len(missing)} made, in {store.folder}"
+        host.say(cls.hidden.unique_id, report)
         preview = preview_batch(files.paths, min(resolution, 512))
         return io.NodeOutput(files, preview, report, ui=shown(preview, report))
 

@@ -54,9 +54,12 @@ class DreamBoothConcept(io.ComfyNode):
                 Concepts.Input("previous", optional=True, tooltip="Concepts to train together."),
             ],
             outputs=[
-                Concepts.Output("concepts"),
-                io.String.Output("report", tooltip="The prompts as they are read."),
+                Concepts.Output("concepts", display_name="concepts"),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The prompts as they are read."
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -84,6 +87,7 @@ class DreamBoothConcept(io.ComfyNode):
         )
         concepts = (*(previous or ()), concept)
         text = report(concepts)
+        host.say(cls.hidden.unique_id, text)
         return io.NodeOutput(concepts, text, ui=ui.PreviewText(text).as_dict())
 
 
@@ -110,7 +114,11 @@ class DreamBoothConceptsFile(io.ComfyNode):
                 ),
                 widget(Concept, "prior_weight"),
             ],
-            outputs=[Concepts.Output("concepts"), io.String.Output("report")],
+            outputs=[
+                Concepts.Output("concepts", display_name="concepts"),
+                io.String.Output("report", display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -134,4 +142,5 @@ class DreamBoothConceptsFile(io.ComfyNode):
     def execute(cls, file: str, prior_weight: float) -> io.NodeOutput:
         concepts = read_concepts_file(Path(host.resolve(file)), host.resolve, prior_weight)
         text = report(concepts)
+        host.say(cls.hidden.unique_id, text)
         return io.NodeOutput(concepts, text, ui=ui.PreviewText(text).as_dict())

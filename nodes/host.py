@@ -220,6 +220,13 @@ def release_memory() -> None:
 # ---- progress and interrupt --------------------------------------------------------------------
 
 
+def say(node_id: str | None, text: str) -> None:
+    """Text under a node."""
+    send = getattr(PromptServer.instance, "send_progress_text", None)
+    if send is not None and node_id:
+        send(text, node_id)
+
+
 class Progress:
     """The node's bar, text line and picture; remembers an interrupt instead of raising it."""
 
@@ -240,10 +247,9 @@ class Progress:
     def say(self, text: str, *, always: bool = False) -> None:
         """A line under the node, at most twice a second unless it must be seen."""
         now = time.monotonic()
-        send = getattr(PromptServer.instance, "send_progress_text", None)
-        if send is not None and (always or now - self._said >= 0.5):
+        if always or now - self._said >= 0.5:
             self._said = now
-            send(text, self._node_id)
+            say(self._node_id, text)
 
     def command(self) -> Command:
         stop = self._interrupt is not None or management.processing_interrupted()

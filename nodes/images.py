@@ -53,9 +53,16 @@ class DreamBoothInstanceImages(io.ComfyNode):
             ],
             outputs=[
                 Images.Output("images_out", display_name="images"),
-                io.Image.Output("preview", tooltip="What the trainer will see, cropped."),
-                io.String.Output("report", tooltip="What is used and what was skipped, and why."),
+                io.Image.Output(
+                    "preview", display_name="preview", tooltip="What the trainer will see, cropped."
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="What is used and what was skipped, and why.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -82,6 +89,7 @@ class DreamBoothInstanceImages(io.ComfyNode):
                 raise ImageError("no photos: make a folder with photos under ComfyUI's input")
             found = read_folder(host.resolve(path if path.strip() else folder))
         preview = preview_batch(found.paths)
+        host.say(cls.hidden.unique_id, found.report())
         return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))
 
 

@@ -22,7 +22,7 @@ class DreamBoothSettings(io.ComfyNode):
             description="How to train. Without this node the defaults apply.",
             search_aliases=["dreambooth", "training settings", "hyperparameters"],
             inputs=widgets(TrainConfig),
-            outputs=[Settings.Output("settings")],
+            outputs=[Settings.Output("settings", display_name="settings")],
         )
 
     @classmethod

@@ -49,7 +49,7 @@ class DreamBoothTrain(io.ComfyNode):
                 io.AnyType.Output(
                     "ckpt_name", display_name="ckpt_name", tooltip="For any Load Checkpoint."
                 ),
-                Run.Output("run", tooltip="Where the run is, for later nodes."),
+                Run.Output("run", display_name="run", tooltip="Where the run is, for later nodes."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,

@@ -121,7 +121,8 @@ def report(concepts: Sequence[Concept]) -> str:
     for concept in concepts:
         lines.append(f"{len(concept.instance_images)} photos: {concept.instance_prompt!r}")
         said = [piece.replace("</w>", "") for piece in pieces(concept.identifier)]
-        lines.append(f"  {concept.identifier!r} is read as {len(said)} token: {' + '.join(said)}")
+        tokens = "1 token" if len(said) == 1 else f"{len(said)} tokens"
+        lines.append(f"  {concept.identifier!r} is read as {tokens}: {' + '.join(said)}")
         if len(said) > 3:
             lines.append("  warning: a shorter identifier is learned better")
         if concept.has_prior:

@@ -4,11 +4,10 @@ import json
 
 import pytest
 from pack.demo.client import ComfyClient, PromptFailed, PromptInterrupted, PromptRejected
-from pack.demo.example import build
+from pack.demo.main import EXAMPLE, EXAMPLES
 from pack.demo.server import ROOT, ComfyServer, ServerFailed
 from pack.demo.workflow import set_widget, to_api
 
-EXAMPLE = ROOT / "example_workflows" / "dreambooth_sd15.json"
 PICTURE = {"class_type": "EmptyImage",
            "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
 NODES = ("InstanceImages", "ClassImages", "Concept", "ConceptsFile", "Settings", "Train")
@@ -71,17 +70,20 @@ def test_a_server_that_cannot_start_shows_its_log(comfyui, tmp_path) -> None:
     assert server.process is None
 
 
-def test_the_example_is_what_the_schemas_give(client: ComfyClient) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_is_what_the_schemas_give(client: ComfyClient, name: str) -> None:
     """Widget values are a bare list: one new input would shift them all."""
-    stored = json.loads(EXAMPLE.read_text("utf-8"))
-    assert stored == json.loads(json.dumps(build(client.object_info()))), (
-        "run: python demo/run.py --write-example")
+    stored = json.loads(EXAMPLE.with_name(f"{name}.json").read_text("utf-8"))
+    made = EXAMPLES[name](client.object_info())
+    assert stored == json.loads(json.dumps(made)), "run: python demo/run.py --write-example"
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_is_accepted(
-    client: ComfyClient, base_name: str, photo_folder
+    client: ComfyClient, base_name: str, photo_folder, name: str
 ) -> None:
-    workflow, info = json.loads(EXAMPLE.read_text("utf-8")), client.object_info()
+    path = EXAMPLE.with_name(f"{name}.json")
+    workflow, info = json.loads(path.read_text("utf-8")), client.object_info()
     set_widget(workflow, info, "CheckpointLoaderSimple", "ckpt_name", base_name)
     folder = photo_folder(name="smoke")
     set_widget(workflow, info, "DreamBoothInstanceImages", "folder", folder)
@@ -93,5 +95,5 @@ def test_the_example_is_accepted(
 
 def test_every_example_is_offered_as_a_template(client: ComfyClient) -> None:
     names = client.get("/workflow_templates")["ComfyUI-DreamBooth"]
-    assert EXAMPLE.stem in names
+    assert set(EXAMPLES) <= set(names)
     assert client.get(f"/api/workflow_templates/ComfyUI-DreamBooth/{EXAMPLE.name}")["nodes"]

@@ -1,0 +1,48 @@
+"""Writes ``example_workflows/dreambooth_quick_start.json``: the three nodes and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .example import BASE, PROMPT, Builder, below
+from .workflow import Json
+
+
+def build_quick_start(object_info: Mapping[str, Any]) -> Json:
+    """Photos → Concept → Train between a checkpoint and a sampler; every setting at its default."""
+    b = Builder(object_info)
+    base = b.node("CheckpointLoaderSimple", 0, 0, 320, ckpt_name=BASE)
+    photos = b.node("DreamBoothInstanceImages", 0, below(base, 60), 320, extra=200, folder="my_dog")
+    concept = b.node("DreamBoothConcept", 380, below(base, 60), 300, extra=80)
+    train = b.node("DreamBoothTrain", 740, 0, 340, extra=120, name="my_dog")
+    positive = b.node("CLIPTextEncode", 1140, 0, 320, title="Positive prompt", text=PROMPT)
+    under = below(positive)
+    negative = b.node("CLIPTextEncode", 1140, under, 320, title="Negative prompt", text="")
+    size = b.node("EmptyLatentImage", 1140, below(negative), 320, width=512, height=512)
+    sampler = b.node(
+        "KSampler",
+        1520,
+        0,
+        300,
+        seed=0,
+        steps=24,
+        cfg=7.5,
+        sampler_name="ddim",
+        scheduler="ddim_uniform",
+        denoise=1.0,
+    )
+    decode = b.node("VAEDecode", 1520, below(sampler, 10), 300)
+    save = b.node("SaveImage", 1880, 0, 320, extra=320, filename_prefix="dreambooth/after")
+    b.wire(photos, concept, instance_images="DREAMBOOTH_IMAGES")
+    b.wire(base, train, model="MODEL", clip="CLIP", vae="VAE")
+    b.wire(concept, train, concepts="DREAMBOOTH_CONCEPTS")
+    for text, socket in ((positive, "positive"), (negative, "negative")):
+        b.link(train, "CLIP", text, "clip")
+        b.link(text, "CONDITIONING", sampler, socket)
+    b.link(train, "MODEL", sampler, "model")
+    b.link(size, "LATENT", sampler, "latent_image")
+    b.link(sampler, "LATENT", decode, "samples")
+    b.link(train, "VAE", decode, "vae")
+    b.link(decode, "IMAGE", save, "images")
+    return b.workflow()
