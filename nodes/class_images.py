@@ -124,18 +124,16 @@ class DreamBoothClassImages(io.ComfyNode):
         store = ClassImageStore(host.output_folder() / "class_images", recipe, seed)
         found = store.valid(count)
         missing = [number for number in range(count) if number not in found]
-        blocks = _blocks(missing, count, batch_size)
-        if blocks:
+        if missing:
             texts = [host.encode_text(clip, text) for text in (prompt, negative)]
-            todo = sum(len(block) for block in blocks)
-            progress = _Counter(host.Progress(cls.hidden.unique_id or ""), todo, steps)
-            for block in blocks:
-                progress.begin(len(block))
-                seeds = [seed + number for number in block]
+            progress = _Counter(host.Progress(cls.hidden.unique_id or ""), len(missing), steps)
+            for start in range(0, len(missing), batch_size):
+                numbers = missing[start : start + batch_size]
+                progress.begin(start, len(numbers))
+                seeds = [seed + number for number in numbers]
                 pixels = host.sample_pictures(model, vae, *texts, seeds, how, progress)
-                for number, picture in zip(block, batch_to_pictures(pixels), strict=True):
-                    if number not in found:
-                        found[number] = store.save(number, picture)
+                for number, picture in zip(numbers, batch_to_pictures(pixels), strict=True):
+                    found[number] = store.save(number, picture)
         files = ImageSet(tuple(found[number] for number in range(count)), prompt=prompt)
         report = f"{count} class images of {prompt!r}: {count - len(missing)} were there,"
         report += f" {len(missing)} made, in {store.folder}"
@@ -144,31 +142,20 @@ class DreamBoothClassImages(io.ComfyNode):
         return io.NodeOutput(files, preview, report, ui=shown(preview, report))
 
 
-def _blocks(missing: list[int], count: int, batch_size: int) -> list[range]:
-    """The batches that hold a missing picture, each whole.
-
-    A picture's last bits, and all of it under an ancestral sampler, depend on its batch: made
-    again in the same batch it is the same picture.
-    """
-    starts = sorted({number // batch_size * batch_size for number in missing})
-    return [range(start, min(start + batch_size, count)) for start in starts]
-
-
 class _Counter:
-    """Sampling steps of all batches as one bar; lets a cancel through."""
+    """Sampling steps of all missing pictures as one bar; lets a cancel through."""
 
-    def __init__(self, progress: host.Progress, pictures: int, steps: int) -> None:
-        self._progress, self._pictures, self._steps = progress, pictures, steps
+    def __init__(self, progress: host.Progress, missing: int, steps: int) -> None:
+        self._progress, self._missing, self._steps = progress, missing, steps
         self._done = self._batch = 0
 
-    def begin(self, batch: int) -> None:
-        self._done, self._batch = self._done + self._batch, batch
-        last = self._done + batch
-        self._progress.say(f"class image {last} of {self._pictures}", always=True)
+    def begin(self, done: int, batch: int) -> None:
+        self._done, self._batch = done, batch
+        self._progress.say(f"class image {done + batch} of {self._missing}", always=True)
 
     def __call__(self, step: int) -> None:
         value = self._done * self._steps + step * self._batch
-        self._progress.bar(value, self._pictures * self._steps)
+        self._progress.bar(value, self._missing * self._steps)
         self._progress.raise_if_interrupted()
 
 
