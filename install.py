@@ -130,8 +130,9 @@ def check_packages() -> list[Check]:
     if torch.state == MISSING:
         # here pip would install a torch of its own choice
         torch.note = "run this with the Python that starts ComfyUI"
+        again = f"COMFYUI_PYTHON {quoted(ROOT / 'install.py')}"
         for check in checks:
-            check.mend = f"COMFYUI_PYTHON {quoted(ROOT / 'install.py')}" if check.mend else ""
+            check.mend = again if check.mend and check.needed else ""
     elif torch.state == TOO_OLD:
         torch.note, torch.mend = "update it the way ComfyUI was installed", ""
     return checks
@@ -334,7 +335,7 @@ def check_import(answer: dict[str, Any]) -> Check:
 def as_text(facts: dict[str, Any]) -> str:
     """The report in plain letters, whatever the console's code page."""
     lines = [f"ComfyUI-DreamBooth {facts['version']} with {facts['python']}"]
-    mends: dict[str, list[str]] = {}
+    mends: dict[tuple[str, str], list[str]] = {}
     for check in facts["checks"]:
         optional = "" if check["needed"] else "optional, "
         bound = f" (needs {check['at_least']})" if check["state"] == TOO_OLD else ""
@@ -343,10 +344,12 @@ def as_text(facts: dict[str, Any]) -> str:
         row = f"  {check['name']:<13} {check['version']:<13} {state:<14} {note}"
         lines.append(row.rstrip())
         if check["mend"]:
-            mends.setdefault(check["mend"], []).append(check["name"])
+            title = "To mend" if check["needed"] or check["state"] != MISSING else "If you want"
+            mends.setdefault((title, check["mend"]), []).append(check["name"])
     ready = "Ready to train." if facts["ready"] else "Not ready to train: see above."
     lines.append(f"{ready} Nothing was changed.")
-    lines += [f"To mend {', '.join(names)}:\n  {command}" for command, names in mends.items()]
+    for (title, command), names in mends.items():
+        lines.append(f"{title} {', '.join(names)}:\n  {command}")
     return "\n".join(lines)
 
 

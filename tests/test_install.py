@@ -78,7 +78,7 @@ def sites(folder: Path, hidden: str = "", **fakes: str) -> dict[str, object]:
 
     torchvision is left out: where it needs a .pth file to load, it would not load here.
     """
-    left_out = ("torchvision", hidden) if hidden else ("torchvision",)
+    left_out = ("torchvision", *ACCELERATORS, *filter(None, [hidden]))
     shown, faked = folder.parent / "shown", folder.parent / "fakes"
     for place in (shown, faked):
         place.mkdir()
@@ -90,7 +90,8 @@ def sites(folder: Path, hidden: str = "", **fakes: str) -> dict[str, object]:
                 pytest.skip("this machine makes no links")
     for module, source in fakes.items():
         path = faked / (module.replace("_", "/") + ".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir()
+        (path.parent / "__init__.py").touch()
         path.write_text(source)
     # without -S the real site-packages would come back
     return {"python": ("-S",), "PYTHONPATH": os.pathsep.join(map(str, (faked, shown)))}
