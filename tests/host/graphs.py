@@ -136,6 +136,14 @@ def pixels(client: ComfyClient, outcome: Outcome, node: Node) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(client.view(**entry))).convert("RGB"))
 
 
+def forget(client: ComfyClient, info: Mapping[str, Any]) -> None:
+    """Empties the server's cache of results, which holds the last prompt's; a request to
+    ``/free`` may come after the prompt that is queued behind it."""
+    graph = Graph(info)
+    graph.add("PreviewImage", images=graph.add("EmptyImage", width=SIDE, height=SIDE)[0])
+    client.run(graph)
+
+
 def text_of(outcome: Outcome, node: Node) -> str:
     """The text under a node."""
     return "\n".join(outcome.outputs[node.id]["text"])

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from graphs import Graph, Node, text_of
+from graphs import Graph, Node, forget, text_of
 from pack.demo.client import PromptInterrupted
 from pack.trainer.checkpoint import weights_digest
 from PIL import Image, ImageChops
@@ -29,7 +29,7 @@ def make(client, info, base_name) -> Callable[..., str]:
     """Asks for class images; returns the node's report."""
 
     def run(base: str = base_name, **inputs: object) -> str:
-        client.free()  # else the server answers from its cache
+        forget(client, info)
         graph, node = ask(info, base, **inputs)
         return text_of(client.run(graph), node)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from graphs import small_run
+from graphs import forget, small_run
 from pack.demo.server import ROOT
 from pack.trainer.checkpoint import read_checkpoint
 
@@ -23,7 +23,7 @@ def repeated(connect, info, base_name, drawn) -> None:
     """Two runs of one name, then one of another name and one of another seed."""
     client = connect()
     for name, seed in (("same", 5), ("same", 5), ("other", 5), ("seed", 6)):
-        client.free()
+        forget(client, info)
         graph, _ = small_run(info, base_name, drawn, name, SETTINGS | {"seed": seed})
         client.run(graph)
     client.close()
