@@ -11,9 +11,9 @@ from comfy_api.latest import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..trainer.checkpoint import weights_digest
 from ..trainer.config import ConfigError, option
 from ..trainer.images import ImageError, ImageFile, ImageSet, check_image
+from ..trainer.packages import check_packages
 from . import host
 from .images import save_png, shown
 from .types import CATEGORY, Images, batch_to_pictures, preview_batch
@@ -77,7 +77,7 @@ class DreamBoothClassImages(io.ComfyNode):
                 ),
                 widget(config, "steps"),
                 widget(config, "cfg"),
-                widget(config, "seed", control_after_generate=False),
+                widget(config, "seed"),
                 widget(config, "batch_size"),
                 widget(config, "negative", optional=True),
             ],
@@ -110,6 +110,7 @@ class DreamBoothClassImages(io.ComfyNode):
         batch_size: int,
         negative: str = "",
     ) -> io.NodeOutput:
+        check_packages()
         if not prompt.strip():
             raise ConfigError("the class prompt is empty: say what the class is, as in 'a dog'")
         for name, value, known in (
@@ -119,8 +120,8 @@ class DreamBoothClassImages(io.ComfyNode):
             if value not in known:
                 raise ConfigError(f"{name} = {value!r}: this ComfyUI has {', '.join(known)}")
         how = host.Sampling(resolution, sampler_name, scheduler, steps, cfg)
-        base = weights_digest(host.take_weights(model, clip, vae).state_dict)
-        recipe = {"prompt": prompt, "negative": negative, "base": base, **vars(how)}
+        base = host.describe_weights(model, clip, vae)
+        recipe = {"prompt": prompt, "negative": negative, **base, **vars(how)}
         store = ClassImageStore(host.output_folder() / "class_images", recipe, seed)
         found = store.valid(count)
         missing = [number for number in range(count) if number not in found]

@@ -44,7 +44,10 @@ class DreamBoothConcept(io.ComfyNode):
                     "class_prompt",
                     default="",
                     optional=True,
-                    tooltip="Empty: the prompt that made the class images.",
+                    tooltip=(
+                        "Empty: the prompt that made the class images, or 'a photo of a"
+                        " <class noun>' for photos of your own."
+                    ),
                 ),
                 Images.Input(
                     "class_images",

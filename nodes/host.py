@@ -25,7 +25,6 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..trainer.checkpoint import UnsupportedModel, detect
 from ..trainer.config import ConfigError
 from ..trainer.events import Command
 
@@ -134,6 +133,9 @@ def take_weights(model: Any, clip: Any, vae: Any) -> Weights:
         ConfigError: a wire carries nothing.
         UnsupportedModel: another family, prediction type or quantized weights.
     """
+    # not at the top: it needs packages that may be missing, and then the pack should still load
+    from ..trainer.checkpoint import UnsupportedModel, detect
+
     _require_wires(model, clip, vae)
     config = type(model.model.model_config).__name__
     sampling = model.get_model_object("model_sampling")
@@ -181,6 +183,14 @@ def _held_as(tensors: dict[str, Tensor]) -> str:
         }
         said.append(f"{name} {'/'.join(sorted(str(d).removeprefix('torch.') for d in dtypes))}")
     return ", ".join(said)
+
+
+def describe_weights(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
+    """What tells these weights from others: their digest and how the text is read."""
+    from ..trainer.checkpoint import weights_digest
+
+    weights = take_weights(model, clip, vae)
+    return {"base": weights_digest(weights.state_dict), "clip_skip": weights.clip_skip}
 
 
 def load_checkpoint(path: Path, clip_layer: int | None) -> tuple[Any, Any, Any]:

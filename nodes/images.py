@@ -41,8 +41,8 @@ class DreamBoothInstanceImages(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "Typed instead of chosen: a folder under input, output or temp."
-                        " Wins over the choice above when it is not empty."
+                        "Typed instead of chosen: a folder under input, or the full path of one"
+                        " under output or temp. Wins over the choice above when it is not empty."
                     ),
                 ),
                 io.Image.Input(

@@ -1,18 +1,23 @@
 """DreamBooth Train: the run, inside the host's process, from wires to wires."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
 from ..trainer.config import Concept, ConfigError, Job, TrainConfig
 from ..trainer.events import Event, Note, Phase, Preview, Saved, Step
 from ..trainer.images import read_image
-from ..trainer.loop import Result, train
-from ..trainer.state import check_name
+from ..trainer.names import check_name
+from ..trainer.packages import check_packages
 from . import host
 from .types import CATEGORY, Concepts, Run, Settings, image_batch
+
+if TYPE_CHECKING:
+    from ..trainer.loop import Result
 
 
 class DreamBoothTrain(io.ComfyNode):
@@ -26,8 +31,8 @@ class DreamBoothTrain(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Trains the wired model on your concepts, writes a checkpoint that every loader"
-                " reads, and hands on the trained model in the same queue. Cancel stops after the"
-                " current step and keeps what was learned."
+                " reads, and hands on the trained model in the same queue. Cancel stops within a"
+                " step and keeps the finished ones."
             ),
             search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
             inputs=[
@@ -76,6 +81,9 @@ class DreamBoothTrain(io.ComfyNode):
         name: str,
         settings: TrainConfig | None = None,
     ) -> io.NodeOutput:
+        check_packages()
+        from ..trainer.loop import train  # not at the top: the pack loads without its packages
+
         node_id = cls.hidden.unique_id or ""
         reporter = Reporter(host.Progress(node_id))
         check_name(name.strip())

@@ -23,6 +23,8 @@ def widget(config: type, name: str, *, optional: bool = False, **extra: Any) -> 
         return io.String.Input(name, **common)
     bounds = {key: metadata[key] for key in ("min", "max", "step") if metadata[key] is not None}
     if kind is int:
+        # the page would change a seed after every run, and every queue would train anew
+        common = {"control_after_generate": False} | common
         bounds["max"] = min(bounds.get("max", _MAX_SAFE_INTEGER), _MAX_SAFE_INTEGER)
         return io.Int.Input(name, **bounds, **common)
     return io.Float.Input(name, **bounds, round=False, **common)

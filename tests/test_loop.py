@@ -232,3 +232,12 @@ def test_the_recorded_job_knows_its_base(tmp_path: Path) -> None:
     other = toy_base()
     other["model.diffusion_model.out.2.bias"] += 1
     assert any("recorded run" in note.text for note in run(recorded, other).of(Note))
+
+
+def test_class_images_of_weight_zero_leave_no_trace(tmp_path: Path) -> None:
+    """Neither in the weights nor in the file: paths are never part of it."""
+    files = []
+    for name in ("here", "there"):
+        concept = make_concept(tmp_path / name, prior_weight=0.0)
+        files.append(run(make_job(tmp_path / name, (concept,))).sha)
+    assert files[0] == files[1]

@@ -7,7 +7,8 @@ import torch
 from pack.trainer import state
 from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import ConfigError
-from pack.trainer.state import CheckpointWriter, RunFolder, check_name, check_room
+from pack.trainer.names import check_name
+from pack.trainer.state import CheckpointWriter, RunFolder, check_room
 from toy import make_job
 
 
@@ -58,3 +59,10 @@ def test_untrained_tensors_shrink_only_where_nothing_is_lost(tmp_path: Path) -> 
         "trained": torch.float16,
     }
     assert torch.equal(got["exact"].float(), exact) and torch.equal(got["rounded"], rounded)
+
+
+def test_extra_checkpoints_of_an_earlier_run_are_not_replaced(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "toy-step000002.safetensors").touch()
+    assert RunFolder(job).name == "toy-2"

@@ -54,7 +54,7 @@ def _read_job(args: argparse.Namespace) -> Job:
 
 
 def _stop_on_sigint():
-    """Ctrl-C once: finish the step and save. Twice: Python's usual way."""
+    """Ctrl-C once: save the finished steps. Twice: Python's usual way."""
     asked = []
 
     def on_signal(number: int, frame: object) -> None:

@@ -124,7 +124,7 @@ class TrainConfig:
     precision: str = option(
         "auto",
         "Of the arithmetic; the weights that learn are always fp32. auto: bf16 where the card"
-        " has it, else fp16, and fp32 on a CPU.",
+        " has it, else fp16, and fp32 without a CUDA or ROCm card.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = option(
@@ -135,7 +135,7 @@ class TrainConfig:
     )
     channels_last: bool = option(False, "Memory layout that suits tensor cores.")
     seed: int = option(
-        0, "Same seed, same inputs: same checkpoint, byte for byte.", min=0, max=MAX_SEED
+        0, "Of everything random. Same seed and inputs, same result.", min=0, max=MAX_SEED
     )
     preview_every: int = option(
         100, "Steps between sample pictures. 0: none.", min=0, max=1_000_000

@@ -19,8 +19,9 @@ def dataset_digest(concepts: Iterable[Concept], files: dict[str, ImageFile]) -> 
     """SHA-256 over the pixels, prompts and weights that a run learns from, in order."""
     digest = hashlib.sha256()
     for concept in concepts:
-        images = (*concept.instance_images, "class:", *concept.class_images)
-        pixels = [files[path].digest if path in files else path for path in images]
+        classes = concept.class_images if concept.has_prior else ()
+        pixels = [files[path].digest for path in concept.instance_images]
+        pixels += ["class:", *(files[path].digest for path in classes)]
         text = [concept.instance_prompt, concept.class_prompt, concept.prior_weight]
         digest.update(json.dumps([text, concept.repeats, pixels]).encode())
     return digest.hexdigest()

@@ -15,12 +15,13 @@ from .dataset import PairedRows
 from .events import Listener, Note, Phase
 from .images import ImageError, ImageFile, check_image
 from .model import StableDiffusion
+from .names import check_name
 from .optim import check_optimizer
 from .precision import check_attention, resolve_precision
-from .state import CheckpointWriter, RunFolder, check_name, check_room
+from .state import CheckpointWriter, RunFolder, check_room
 from .tokenizer import overflow
 
-_CACHE_BYTES = 64 * 1024  # of one 512² image's mean and std, roughly
+_CACHE_BYTES = 128 * 1024  # of one 512² image's mean and std: 2 · 4 · 64² fp32 values
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A run on disk: its name, its folder, the room it needs, its checkpoints and its log."""
 
 import dataclasses
+import glob
 import json
 import math
 import shutil
@@ -14,29 +15,9 @@ from torch import Tensor
 from .checkpoint import file_size, lossless_dtype, write_checkpoint
 from .config import ConfigError, Job
 from .events import Step
+from .names import check_name
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_RESERVED = {"con", "prn", "aux", "nul"} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
-_FORBIDDEN = set('<>:"/\\|?*')
-
-
-def check_name(name: str) -> str:
-    """A name that is one plain file name on every system.
-
-    Raises:
-        ConfigError: names the character or the reason.
-    """
-    bad = sorted({c for c in name if c in _FORBIDDEN or not c.isprintable()})
-    if bad:
-        shown = ", ".join(repr(c) for c in bad)
-        raise ConfigError(f"name = {name!r} holds {shown}: use letters, digits, spaces, - and _")
-    if not name or name != name.strip() or name.strip(".") != name:
-        raise ConfigError(
-            f"name = {name!r}: give a name that neither begins nor ends with a dot or a space"
-        )
-    if name.lower().split(".")[0] in _RESERVED or len(name.encode()) > 120:
-        raise ConfigError(f"name = {name!r} is reserved or too long: choose another")
-    return name
 
 
 class RunFolder:
@@ -55,7 +36,7 @@ class RunFolder:
         self._checkpoints.mkdir(parents=True, exist_ok=True)
         for number in range(1, 100_000):
             self.name = job.name if number == 1 else f"{job.name}-{number}"
-            if self.checkpoint.exists():
+            if self.checkpoint.exists() or self._has_extras():
                 continue
             try:
                 (runs / self.name).mkdir()
@@ -67,6 +48,11 @@ class RunFolder:
         self.samples.mkdir()
         (self.folder / "job.json").write_text(job.to_json(), encoding="utf-8")
         self._kept: list[Path] = []
+
+    def _has_extras(self) -> bool:
+        """Whether checkpoints on the way to this name are still there from an earlier run."""
+        pattern = f"{glob.escape(self.name)}-step*.safetensors"
+        return any(self._checkpoints.glob(pattern))
 
     @property
     def checkpoint(self) -> Path:
