@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from pack.trainer import config
+from pack.trainer.provenance import VERSION
 
 PAGES = ROOT / "web" / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -212,6 +213,11 @@ def test_the_changelog_has_this_version() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## {re.escape(version[1])}\b", changelog, re.MULTILINE)
+
+
+def test_checkpoints_name_this_version() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version[1] == VERSION
 
 
 def test_the_architecture_names_every_module() -> None:
