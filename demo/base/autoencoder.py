@@ -1,0 +1,91 @@
+"""The autoencoder in TAESD's layout and its loss on pictures of the world.
+
+Its latents are the UNet's own: the file's ``vae_scale`` undoes the host's factor 0.18215, so they
+are asked to have mean 0 and standard deviation 1 in each channel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+
+from ...trainer.checkpoint import Layout
+from ...trainer.checkpoint.convert import make_module
+from ...trainer.randomness import generator
+from ..random_base import LAYOUT
+from .pool import to_pixels
+from .recipe import Recipe
+
+EDGES, SPREAD = 1.0, 0.02  # weights beside the plain L1
+LATENT_NOISE = 0.05  # what the decoder learns to bear: the UNet's answers are not exact
+
+
+def fresh(part: str, seed: int, layout: Layout = LAYOUT) -> nn.Module:
+    """A module with its own initialisation from the seed; global random state untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make_module(layout, part, "cpu")
+
+
+@torch.no_grad()
+def balance(vae: AutoencoderTiny, pictures: Tensor, device: torch.device) -> None:
+    """Gives a fresh encoder latents of unit spread; its own are so small that steps are lost."""
+    latents = vae.encode(to_pixels(pictures[:32], device)).latents
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    last = vae.encoder.layers[-1]
+    last.weight.div_(deviation.view(-1, 1, 1, 1))
+    last.bias.copy_((last.bias - mean) / deviation)
+
+
+class AutoencoderLoss:
+    """L1 of pixels and of their differences to the neighbours, and the latents' spread."""
+
+    def __init__(
+        self,
+        vae: AutoencoderTiny,
+        pictures: Tensor,
+        recipe: Recipe,
+        device: torch.device,
+        bf16: bool,
+    ) -> None:
+        self._vae, self._pictures, self._recipe = vae, pictures, recipe
+        self._device, self._bf16 = device, bf16
+
+    def __call__(self, step: int) -> Tensor:
+        g = generator(self._recipe.seed, "autoencoder", step)
+        rows = torch.randint(len(self._pictures), (self._recipe.vae_batch,), generator=g)
+        side = self._recipe.size // 8
+        noise = torch.randn(len(rows), 4, side, side, generator=g).to(self._device)
+        pixels = to_pixels(self._pictures[rows.to(self._pictures.device)], self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            latents = self._vae.encode(pixels).latents
+            out = self._vae.decode(latents + LATENT_NOISE * noise).sample
+        return reconstruction(out.float(), pixels) + SPREAD * spread(latents.float())
+
+
+def reconstruction(out: Tensor, pixels: Tensor) -> Tensor:
+    """Mean absolute error of values and of edges."""
+    error = out - pixels
+    across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
+    return F.l1_loss(out, pixels) + EDGES * (across + down)
+
+
+def spread(latents: Tensor) -> Tensor:
+    """How far each channel is from mean 0 and standard deviation 1."""
+    mean = latents.mean(dim=(0, 2, 3))
+    return (mean.square() + (latents.std(dim=(0, 2, 3)) - 1).square()).mean()
+
+
+@torch.no_grad()
+def encode_pool(
+    vae: AutoencoderTiny, pictures: Tensor, device: torch.device, batch: int = 512
+) -> Tensor:
+    """Latents of the whole pool, fp32 on ``device``."""
+    batch = batch if device.type == "cuda" else 32
+    parts = [
+        vae.encode(to_pixels(pictures[start : start + batch], device)).latents
+        for start in range(0, len(pictures), batch)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,142 @@
+"""The trained base in 31 MB, and back to the checkpoint that ComfyUI loads.
+
+The UNet's matrices are stored as int8 with one scale for each output channel, the rest as fp16; the
+text encoder comes from its seed. Expanding gives the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...trainer.checkpoint import (
+    Layout,
+    build,
+    detect,
+    export,
+    key_map,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ..random_base import LAYOUT
+from .autoencoder import fresh
+from .recipe import BaseFailed
+from .text import SEED, text_tensors
+
+FORMAT = "1"
+PACKED = Path(__file__).with_name("base.safetensors")
+MOST_BYTES = 32_000_000
+SCALE = ".scale"
+TITLE = "Small picture-book base of the DreamBooth demo"
+
+
+def trained_tensors(folder: Path, layout: Layout = LAYOUT) -> dict[str, Tensor]:
+    """UNet and autoencoder of a run, mean weights, in fp32 under the file's names."""
+    tensors: dict[str, Tensor] = {}
+    for part in ("unet", "vae"):
+        file = folder / f"{part}.safetensors"
+        if not file.is_file():
+            raise BaseFailed(f"there is no {file}: run `python -m demo.base train` first")
+        stored, _ = read_checkpoint(file)
+        module = fresh(part, 0, layout)
+        mean = {k.removeprefix("ema."): v for k, v in stored.items() if k.startswith("ema.")}
+        module.load_state_dict(mean, strict=False)
+        if missing := dict(module.named_parameters()).keys() - mean.keys():
+            raise BaseFailed(f"{file} lacks {sorted(missing)[:3]}")
+        tensors |= export(module, layout, part)
+    return tensors
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values and one fp16 scale for each row, at the least squared error of a few scales."""
+    flat = weight.float().flatten(1)
+    most = flat.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
+    best_error, best = torch.full_like(most, float("inf")), (flat, most)
+    for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
+        scale = (most * (share / 127)).half().float().clamp(min=2.0**-24)
+        values = (flat / scale).round().clamp(-127, 127)
+        error = (values * scale - flat).square().sum(dim=1, keepdim=True)
+        better = error < best_error
+        best = (torch.where(better, values, best[0]), torch.where(better, scale, best[1]))
+        best_error = torch.minimum(error, best_error)
+    values, scale = best
+    return values.to(torch.int8).view(weight.shape), scale[:, 0].half()
+
+
+def dequantize(values: Tensor, scale: Tensor) -> Tensor:
+    """fp16 weights; the product is exact in fp32, so rounding it is the only error."""
+    rows = scale.float().view(-1, *[1] * (values.ndim - 1))
+    return (values.float() * rows).half()
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], layout: Layout = LAYOUT) -> dict[str, Tensor]:
+    """What is stored: int8 and scales for the UNet's matrices, fp16 for everything else."""
+    unet, packed = set(key_map(layout, "unet").values()), {}
+    for name, tensor in tensors.items():
+        if name in unet and tensor.ndim > 1:
+            packed[name], packed[name + SCALE] = quantize(tensor)
+        else:
+            packed[name] = tensor.to(torch.float16)
+    return packed
+
+
+def unpack_tensors(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: dequantize(tensor, packed[name + SCALE]) if name + SCALE in packed else tensor
+        for name, tensor in packed.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def pack(folder: Path, out: Path = PACKED, layout: Layout = LAYOUT) -> dict[str, float]:
+    """Stores a run's result; how far int8 moves weights and answers."""
+    tensors = trained_tensors(folder, layout)
+    packed = pack_tensors(tensors, layout)
+    metadata = {"format": FORMAT, "text_seed": str(SEED), "title": TITLE}
+    for part in ("unet", "vae"):
+        _, stored = read_checkpoint(folder / f"{part}.safetensors")
+        metadata |= {f"{part}.{key}": value for key, value in stored.items()}
+    write_checkpoint(out, packed, metadata)
+    size = out.stat().st_size
+    if size > MOST_BYTES:
+        raise BaseFailed(f"{out} has {size} bytes, more than {MOST_BYTES}")
+    return {"bytes": size, **errors(tensors, unpack_tensors(packed), layout)}
+
+
+@torch.no_grad()
+def errors(before: Mapping[str, Tensor], after: Mapping[str, Tensor], layout: Layout) -> dict:
+    """Relative error of the UNet's weights, and of its answers to random inputs."""
+    names = [name for name in key_map(layout, "unet").values() if before[name].ndim > 1]
+    moved = sum(float((after[n].float() - before[n]).square().sum()) for n in names)
+    whole = sum(float(before[n].square().sum()) for n in names)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 4, 8, 8, generator=g)
+    text = torch.randn(8, 77, layout.text_config["hidden_size"], generator=g)
+    times = torch.arange(8) * 120 + 60
+    first, second = (_answer(tensors, layout, x, times, text) for tensors in (before, after))
+    answers = float((first - second).square().mean() / first.square().mean())
+    return {"weights": (moved / whole) ** 0.5, "answers": answers**0.5}
+
+
+def _answer(tensors: Mapping[str, Tensor], layout: Layout, x: Tensor, times: Tensor,
+            text: Tensor) -> Tensor:  # fmt: skip
+    unet: nn.Module = build({k: v.float() for k, v in tensors.items()}, layout, "unet")
+    return unet(x, times, encoder_hidden_states=text).sample
+
+
+def expand(out: Path, packed: Path = PACKED, layout: Layout = LAYOUT) -> Path:
+    """Writes the single-file fp16 checkpoint; the same bytes every time."""
+    if not packed.is_file():
+        raise BaseFailed(f"there is no {packed}: `python -m demo.base train`, then `pack`")
+    stored, metadata = read_checkpoint(packed)
+    if metadata.get("format") != FORMAT:
+        raise BaseFailed(f"{packed} has format {metadata.get('format')}, this program {FORMAT}")
+    tensors = unpack_tensors(stored) | text_tensors(int(metadata["text_seed"]), layout)
+    found = detect(tensors)
+    assert (found.family, found.vae_kind) == (layout.family, layout.vae_kind)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(out, tensors, {"modelspec.title": TITLE})
+    return out

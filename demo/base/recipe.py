@@ -1,0 +1,86 @@
+"""How the base is trained: one set of numbers for a card, one for a processor."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+
+class BaseFailed(RuntimeError):
+    """Something the user can mend; the message says what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the result besides the number of steps. A run resumes only with its own."""
+
+    size: int = 64
+    """Pixels of a picture's side, a multiple of 8."""
+    seed: int = 0
+    pool: int = 200_000
+    """Pictures drawn once and used again."""
+    captions: int = 2
+    """Captions for each of them."""
+    vae_batch: int = 256
+    vae_lr: float = 6e-4
+    unet_batch: int = 512
+    unet_lr: float = 5e-4
+    empty: float = 0.1
+    """Share of rows with the empty caption, for guidance."""
+    decay: float = 0.999
+    """Of the running mean of the weights, which is what is kept."""
+
+    def __post_init__(self) -> None:
+        if self.size % 8 or self.size < 16:
+            raise BaseFailed(f"size = {self.size}: choose a multiple of 8 from 16 up (64, 96, 128)")
+        if min(self.pool, self.captions, self.vae_batch, self.unet_batch) < 1:
+            raise BaseFailed("pool, captions and batches must be at least 1")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def check(self, stored: str) -> None:
+        """Refuses to go on with what another recipe began, naming what differs."""
+        theirs, ours = json.loads(stored), asdict(self)
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise BaseFailed(
+                    f"this folder's run has {name} = {theirs.get(name)}, not {ours.get(name)}: "
+                    "give it the same options, or choose another --out"
+                )
+
+
+CARD = Recipe()
+PROCESSOR = Recipe(pool=16_000, captions=1, vae_batch=16, unet_batch=32, unet_lr=3e-4)
+
+
+def recipe_for(device: torch.device, **changes: int | float | None) -> Recipe:
+    """The device's recipe with what the user changed."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(PROCESSOR if device.type == "cpu" else CARD, **given)
+
+
+WARMUP, COOLDOWN = 100, 0.3
+
+
+def learning_rate(peak: float, step: int, steps: int | None) -> float:
+    """Up over the first steps, then constant, then along a cosine to zero in the last 30 %.
+
+    ``steps`` is None while the pace is still being measured, which is early.
+    """
+    rate = peak * min(1.0, (step + 1) / WARMUP)
+    if steps is None:
+        return rate
+    left = (steps - step) / max(1.0, COOLDOWN * steps)
+    return rate * (1.0 if left >= 1 else (1 - math.cos(math.pi * left)) / 2)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Where bf16 pays: cards that have it, and processors with matrix tiles."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return device.type == "cpu" and tiles()

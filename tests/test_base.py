@@ -1,0 +1,242 @@
+"""How the demo's base is made, on a net of 32 channels: text from a seed, resume, pack, expand."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from nets import make_layout
+from pack.demo.base import pack as packing
+from pack.demo.base.autoencoder import balance, fresh, reconstruction, spread
+from pack.demo.base.pool import captions_of, load_pool, picture_file, seeds, to_pixels
+from pack.demo.base.recipe import BaseFailed, Recipe, learning_rate, recipe_for
+from pack.demo.base.stage import Budget, Stage, run
+from pack.demo.base.states import TextStates
+from pack.demo.base.text import text_tensors
+from pack.demo.base.train import GRID, Plan, train
+from pack.demo.random_base import LAYOUT
+from pack.demo.world import draw, random_scene
+from pack.trainer.checkpoint import PARTS, build, detect, part_keys, read_checkpoint
+
+TOY = dataclasses.replace(make_layout("toy"), vae_scale=LAYOUT.vae_scale)
+CPU = torch.device("cpu")
+TINY = Recipe(size=16, pool=12, captions=2, vae_batch=2, unet_batch=4)
+
+
+def plan_in(folder, **changes) -> Plan:
+    return Plan(**{"recipe": TINY, "folder": folder, "device": CPU, "steps": (2, 4),
+                   "layout": TOY, "rows": 1, **changes})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of 2 and 4 steps."""
+    folder = tmp_path_factory.mktemp("base")
+    assert train(plan_in(folder))
+    return folder
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def test_the_text_encoder_is_exact_in_fp16_and_comes_from_its_seed() -> None:
+    first, second, other = (text_tensors(seed, TOY) for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+    assert {tensor.dtype for tensor in first.values()} == {torch.float16}
+    build(first, TOY, "text_encoder")
+    words = next(value for key, value in first.items() if "token_embedding" in key).float()
+    assert abs(float(words.std()) - 0.25) < 0.003 and abs(float(words.mean())) < 0.003
+    # known values: numpy must not change the stream under us
+    assert float(words[0, 0]) == -0.06787109375
+
+
+def test_states_tell_words_apart_and_are_computed_once(tmp_path) -> None:
+    states = TextStates(CPU, TOY)
+    captions = ["a photo of a dog", "a photo of a cat", "a photo of a dog", ""]
+    states.fill(captions, tmp_path / "captions.safetensors", lambda done, of: None)
+    assert len(states) == 3
+    dog, cat, again = states[states.rows(captions[:3])]
+    assert torch.equal(dog, again)
+    noun = 5  # start, a, photo, of, a, dog
+    assert torch.equal(dog[:noun], cat[:noun])
+    alike = torch.cosine_similarity(dog[noun], cat[noun], dim=0)
+    assert alike < 0.5
+    reread = TextStates(CPU, TOY)
+    reread.fill(captions[1:], tmp_path / "captions.safetensors", pytest.fail)
+    assert torch.equal(
+        reread[reread.rows(["", captions[0]])], states[states.rows(["", captions[0]])]
+    )
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+
+
+def test_the_pool_holds_the_scenes_of_its_seeds(tmp_path) -> None:
+    pictures = load_pool(tmp_path, TINY)
+    assert pictures.shape == (12, 16, 16, 3) and picture_file(tmp_path, TINY).is_file()
+    for number in (0, 11):
+        assert (pictures[number].numpy() == np.asarray(draw(random_scene(number), 16))).all()
+    pixels = to_pixels(pictures, CPU)
+    assert pixels.shape == (12, 3, 16, 16) and pixels.min() >= -1 and pixels.max() <= 1
+    assert torch.equal(load_pool(tmp_path, TINY), pictures)
+    assert [len(c) for c in captions_of(TINY)] == [2] * 12
+    assert not set(seeds(TINY)) & set(seeds(dataclasses.replace(TINY, seed=1)))
+
+
+def test_several_processes_draw_the_same_pool(tmp_path) -> None:
+    recipe = dataclasses.replace(TINY, pool=200, size=16)
+    alone = load_pool(tmp_path / "alone", recipe, workers=1)
+    shared = load_pool(tmp_path / "shared", recipe, workers=2)
+    assert torch.equal(alone, shared)
+
+
+# ---- stages --------------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
+    rates = [learning_rate(1.0, step, 1000) for step in range(1000)]
+    assert rates[0] == 0.01 and rates[99] == rates[600] == 1.0
+    assert rates[-1] < 1e-4 and rates[850] == pytest.approx(0.5, abs=0.01)
+    assert learning_rate(1.0, 300, None) == 1.0
+
+
+def test_a_recipe_refuses_what_another_began() -> None:
+    with pytest.raises(BaseFailed, match="unet_lr"):
+        TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json())
+    with pytest.raises(BaseFailed, match="multiple of 8"):
+        recipe_for(CPU, size=60)
+    assert recipe_for(CPU, size=96, seed=None).size == 96
+    assert recipe_for(CPU).unet_batch < recipe_for(torch.device("cuda")).unet_batch
+
+
+def test_stopping_and_going_on_is_the_same_as_never_stopping(trained, tmp_path) -> None:
+    """2 + 2 steps of the UNet with the cool-down of 4, bit for bit."""
+    folder = tmp_path / "base"
+    picture_steps = []
+    leaving = plan_in(folder)
+    original = leaving.budget
+
+    def budget(stage: int) -> Budget:
+        made = original(stage)
+        picture_steps.append(made)
+        return made
+
+    leaving.budget = budget
+    stages = []
+    advance = Stage.advance
+
+    def advance_and_leave(stage: Stage):
+        loss = advance(stage)
+        stages.append((stage.name, stage.step))
+        if stage.step == 2 and stage.name == "unet":
+            picture_steps[-1].leave_at = 0.0
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "advance", advance_and_leave)
+        assert not train(leaving)
+        assert train(plan_in(folder))
+    assert stages == [("vae", 1), ("vae", 2), ("unet", 1), ("unet", 2), ("unet", 3), ("unet", 4)]
+    for part in ("vae", "unet"):
+        once, _ = read_checkpoint(trained / f"{part}.safetensors")
+        twice, _ = read_checkpoint(folder / f"{part}.safetensors")
+        assert once.keys() == twice.keys()
+        assert all(torch.equal(once[key], twice[key]) for key in once), part
+
+
+def test_a_finished_run_is_not_trained_again(trained, monkeypatch) -> None:
+    monkeypatch.setattr(Stage, "advance", lambda stage: pytest.fail("trained again"))
+    assert train(plan_in(trained))
+    with pytest.raises(BaseFailed, match="unet_batch"):
+        train(plan_in(trained, recipe=dataclasses.replace(TINY, unet_batch=3)))
+
+
+def test_a_stage_learns_and_says_so(tmp_path) -> None:
+    module, lines = torch.nn.Linear(4, 1), []
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    stage = Stage("line", module, lambda step: (module(x) - x[:, :1]).square().mean(), 0.05, 64,
+                  TINY, tmp_path, 0.9, lines.append)  # fmt: skip
+    pictures = []
+    assert run(stage, Budget(steps=200, pictures=4), lambda: pictures.append(stage.step))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").open()]
+    assert losses[-1] < 0.01 * losses[0] and pictures == [50, 100, 150, 200]
+    assert "200/200" in lines[-1] and "images/s" in lines[-1]
+    module.load_state_dict(stage.averaged())
+    assert (module(x) - x[:, :1]).square().mean() < 0.05
+
+
+def test_minutes_become_steps_by_the_pace(tmp_path) -> None:
+    module, lines = torch.nn.Linear(1, 1), []
+    stage = Stage("pace", module, lambda step: module(torch.ones(1, 1)).sum(), 0.01, 1, TINY,
+                  tmp_path, 0.9, lines.append)  # fmt: skip
+    run(stage, Budget(seconds=0.2), lambda: None)
+    assert stage.finished and stage.steps >= 30 and any("ms a step" in line for line in lines)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path) -> None:
+    module = torch.nn.Linear(1, 1)
+    stage = Stage("bad", module, lambda step: module(torch.ones(1, 1)).sum() * float("nan"), 0.01,
+                  1, TINY, tmp_path, 0.9)  # fmt: skip
+    with pytest.raises(BaseFailed, match="loss is nan at step 20"):
+        run(stage, Budget(steps=40), lambda: None)
+    assert not stage.file.exists()
+
+
+def test_a_fresh_autoencoder_starts_with_unit_latents(tmp_path) -> None:
+    pictures, vae = load_pool(tmp_path, TINY), fresh("vae", 0)
+    balance(vae, pictures, CPU)
+    pixels = to_pixels(pictures, CPU)
+    with torch.no_grad():
+        latents = vae.encode(pixels).latents
+    assert spread(latents) < 1e-6
+    assert reconstruction(pixels, pixels) == 0 < reconstruction(pixels.flip(3), pixels)
+
+
+def test_a_run_leaves_grids_and_a_log(trained) -> None:
+    assert (trained / "unet-000004.png").is_file() and (trained / "vae-000002.png").is_file()
+    stages = [json.loads(line)["stage"] for line in (trained / "log.jsonl").open()]
+    assert stages == ["vae", "unet"]
+    assert len({prompt for row in GRID for prompt in row}) == sum(map(len, GRID))
+
+
+# ---- pack and expand -----------------------------------------------------------------------------
+
+
+def test_int8_is_near_and_exact_where_it_can_be() -> None:
+    weight = torch.randn(16, 32, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0
+    values, scale = packing.quantize(weight)
+    back = packing.dequantize(values, scale).float()
+    assert values.dtype == torch.int8 and scale.shape == (16,) and not back[3].any()
+    assert (back - weight).norm() / weight.norm() < 0.01
+    again, same = packing.quantize(back)
+    assert (packing.dequantize(again, same).float() - back).abs().max() < 1e-2
+
+
+def test_pack_and_expand_give_a_checkpoint_and_the_same_bytes(trained, tmp_path) -> None:
+    packed = tmp_path / "base.safetensors"
+    figures = packing.pack(trained, packed, TOY)
+    assert figures["weights"] < 0.01 and figures["answers"] < 0.03
+    first = packing.expand(tmp_path / "one" / "base.safetensors", packed, TOY)
+    second = packing.expand(tmp_path / "two.safetensors", packed, TOY)
+    assert first.read_bytes() == second.read_bytes()
+    tensors, _ = read_checkpoint(first)
+    layout = detect(tensors)
+    assert layout.vae_scale == pytest.approx(0.18215, rel=1e-3)
+    assert sum(len(part_keys(tensors, layout, part)) for part in PARTS) == len(tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    before = packing.trained_tensors(trained, TOY)
+    name = next(key for key in before if key.endswith("taesd_encoder.0.weight"))
+    assert torch.equal(tensors[name], before[name].half())
+
+
+def test_packing_too_much_or_nothing_is_refused(trained, tmp_path, monkeypatch) -> None:
+    with pytest.raises(BaseFailed, match="train"):
+        packing.pack(tmp_path)
+    monkeypatch.setattr(packing, "MOST_BYTES", 1000)
+    with pytest.raises(BaseFailed, match="more than 1000"):
+        packing.pack(trained, tmp_path / "base.safetensors", TOY)
+    with pytest.raises(BaseFailed, match="pack"):
+        packing.expand(tmp_path / "out.safetensors", tmp_path / "none.safetensors")
