@@ -1,5 +1,6 @@
 """DreamBooth Class Images: regularization pictures from the wired base, only what is missing."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -94,6 +95,11 @@ class DreamBoothClassImages(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> int:
+        """Changes once when a picture that was handed on is gone: people weed out bad ones."""
+        return _HANDED_ON.times_lost(values)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -110,6 +116,7 @@ class DreamBoothClassImages(io.ComfyNode):
         batch_size: int,
         negative: str = "",
     ) -> io.NodeOutput:
+        values = dict(locals())
         check_packages()
         if not prompt.strip():
             raise ConfigError("the class prompt is empty: say what the class is, as in 'a dog'")
@@ -138,9 +145,37 @@ class DreamBoothClassImages(io.ComfyNode):
         files = ImageSet(tuple(found[number] for number in range(count)), prompt=prompt)
         report = f"{count} class images of {prompt!r}: {count - len(missing)} were there,"
         report += f" {len(missing)} made, in {store.folder}"
+        _HANDED_ON.remember(values, files.paths)
         host.say(cls.hidden.unique_id, report)
         preview = preview_batch(files.paths, min(resolution, 512))
         return io.NodeOutput(files, preview, report, ui=shown(preview, report))
+
+
+class _HandedOn:
+    """The files of the last result by widget values; the host's cache knows nothing of files."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self._lost: dict[str, int] = {}
+
+    def remember(self, values: dict[str, Any], paths: tuple[str, ...]) -> None:
+        self._paths[_key(values)] = paths
+
+    def times_lost(self, values: dict[str, Any]) -> int:
+        key = _key(values)
+        if not all(Path(path).is_file() for path in self._paths.get(key, ())):
+            del self._paths[key]  # until it is made again
+            self._lost[key] = self._lost.get(key, 0) + 1
+        return self._lost.get(key, 0)
+
+
+def _key(values: dict[str, Any]) -> str:
+    names = {field.name for field in dataclasses.fields(ClassImagesConfig)}
+    names |= {"sampler_name", "scheduler"}
+    return repr(sorted((k, v) for k, v in values.items() if k in names))
+
+
+_HANDED_ON = _HandedOn()
 
 
 class _Counter:

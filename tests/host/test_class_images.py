@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from graphs import Graph, Node, forget, text_of
+from graphs import Graph, Node, executed, forget, text_of
 from pack.demo.client import PromptInterrupted
 from pack.trainer.checkpoint import weights_digest
 from PIL import Image, ImageChops
@@ -85,6 +85,17 @@ def test_only_missing_pictures_are_made(make, runs: Path) -> None:
 
     assert counts(make(count=2)) == (2, 2, 0)
     assert contents(folder) == again
+
+
+def test_a_picture_that_was_weeded_out_is_made_again(client, info, base_name, runs) -> None:
+    """In the next queue, without a restart; and the queue after that is answered from the cache."""
+    graph, node = ask(info, base_name, prompt="a weeded cat", count=2)
+    folder = folder_of(text_of(client.run(graph), node))
+    (folder / "seed000000000001.png").unlink()
+    outcome = client.run(graph)
+    assert counts(text_of(outcome, node)) == (2, 1, 1)
+    assert (folder / "seed000000000001.png").is_file()
+    assert executed(client.run(graph)) == set()
 
 
 def test_another_recipe_has_another_folder(make, small_base, place_model, tmp_path) -> None:
