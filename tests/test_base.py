@@ -8,7 +8,7 @@ import pytest
 import torch
 from nets import make_layout
 from pack.demo.base import pack as packing
-from pack.demo.base.autoencoder import balance, fresh, reconstruction, spread
+from pack.demo.base.autoencoder import balance, fresh, head_start, reconstruction, spread
 from pack.demo.base.pool import captions_of, load_pool, picture_file, seeds, to_pixels
 from pack.demo.base.recipe import BaseFailed, Recipe, learning_rate, recipe_for
 from pack.demo.base.stage import Budget, Stage, run
@@ -184,13 +184,19 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path) -> None:
     assert not stage.file.exists()
 
 
-def test_a_fresh_autoencoder_starts_with_unit_latents(tmp_path) -> None:
-    pictures, vae = load_pool(tmp_path, TINY), fresh("vae", 0)
-    balance(vae, pictures, CPU)
+def test_an_autoencoder_starts_with_unit_latents_and_the_right_colours(tmp_path) -> None:
+    pictures = load_pool(tmp_path, dataclasses.replace(TINY, size=64, pool=8))
+    vae = head_start(fresh("vae", 0))
     pixels = to_pixels(pictures, CPU)
     with torch.no_grad():
+        before = vae.decode(vae.encode(pixels).latents).sample
+        balance(vae, pictures, CPU)
         latents = vae.encode(pixels).latents
+        after = vae.decode(latents).sample
     assert spread(latents) < 1e-6
+    assert (before - after).abs().mean() < 0.03  # the decoder was told; its clamp is not linear
+    grey = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+    assert (after - pixels).abs().mean() < 0.8 * (grey - pixels).abs().mean()
     assert reconstruction(pixels, pixels) == 0 < reconstruction(pixels.flip(3), pixels)
 
 

@@ -6,6 +6,8 @@ are asked to have mean 0 and standard deviation 1 in each channel.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
@@ -14,11 +16,11 @@ from torch import Tensor, nn
 from ...trainer.checkpoint import Layout
 from ...trainer.checkpoint.convert import make_module
 from ...trainer.randomness import generator
-from ..random_base import LAYOUT
+from ..random_base import LAYOUT, own_convolutions, wire_vae
 from .pool import to_pixels
 from .recipe import Recipe
 
-EDGES, SPREAD = 1.0, 0.02  # weights beside the plain L1
+EDGES, SPREAD = 1.0, 0.1  # weights beside the plain L1
 LATENT_NOISE = 0.05  # what the decoder learns to bear: the UNet's answers are not exact
 
 
@@ -30,13 +32,39 @@ def fresh(part: str, seed: int, layout: Layout = LAYOUT) -> nn.Module:
 
 
 @torch.no_grad()
+def head_start(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """Lets a fresh autoencoder begin as a box average and a smooth way up.
+
+    A few channels are wired by hand as in the random base and the residual blocks begin as the
+    identity; everything else keeps its random start and learns the detail from the first step.
+    """
+    wired = wire_vae(copy.deepcopy(vae))
+    for side, model in ((vae.encoder, wired.encoder), (vae.decoder, wired.decoder)):
+        pairs = list(zip(own_convolutions(side), own_convolutions(model), strict=True))
+        for conv, model_conv in pairs:
+            weight = model_conv.weight
+            by_hand = weight.flatten(1).any(dim=1).view(-1, 1, 1, 1)
+            rest = 0.1 * conv.weight * (weight == 0) if conv is pairs[-1][0] else 0.0
+            conv.weight.copy_(torch.where(by_hand, weight + rest, conv.weight))
+            if conv.bias is not None:
+                conv.bias.copy_(model_conv.bias)
+        for layer in side.layers:
+            if hasattr(layer, "fuse"):  # a residual block
+                layer.conv[-1].weight.zero_()
+                layer.conv[-1].bias.zero_()
+    return vae
+
+
+@torch.no_grad()
 def balance(vae: AutoencoderTiny, pictures: Tensor, device: torch.device) -> None:
-    """Gives a fresh encoder latents of unit spread; its own are so small that steps are lost."""
+    """Gives the latents mean 0 and spread 1 in each channel, and tells the decoder."""
     latents = vae.encode(to_pixels(pictures[:32], device)).latents
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
-    last = vae.encoder.layers[-1]
+    last, first = own_convolutions(vae.encoder)[-1], own_convolutions(vae.decoder)[0]
     last.weight.div_(deviation.view(-1, 1, 1, 1))
     last.bias.copy_((last.bias - mean) / deviation)
+    first.bias.add_((first.weight.sum(dim=(2, 3)) * mean).sum(dim=1))
+    first.weight.mul_(deviation.view(1, -1, 1, 1))
 
 
 class AutoencoderLoss:

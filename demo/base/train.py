@@ -18,7 +18,7 @@ from ...trainer.images import to_image
 from ..random_base import LAYOUT
 from ..world import PLACES
 from ..world.sheet import tile
-from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh
+from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_start
 from .diffusion import DiffusionLoss, sample
 from .pool import captions_of, load_pool, to_pixels
 from .recipe import Recipe, has_fast_bf16
@@ -78,7 +78,7 @@ def train(plan: Plan) -> bool:
 def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
     """The finished autoencoder with its mean weights, None where time ran out."""
     recipe = plan.recipe
-    vae = _placed(fresh("vae", recipe.seed, plan.layout), plan.device)
+    vae = _placed(head_start(fresh("vae", recipe.seed, plan.layout)), plan.device)
     balance(vae, pictures, plan.device)
     loss = AutoencoderLoss(vae, pictures, recipe, plan.device, plan.bf16)
     stage = Stage("vae", vae, loss, recipe.vae_lr, recipe.vae_batch, recipe, plan.folder,
