@@ -35,8 +35,10 @@ class PromptRejected(ClientError):
         for node_id, entry in self.node_errors.items():
             for error in entry.get("errors", []):
                 details = error.get("details", "")
-                lines.append(f"  node {node_id} ({entry.get('class_type')}): "
-                             f"{error.get('message', '')} {details}".rstrip())
+                lines.append(
+                    f"  node {node_id} ({entry.get('class_type')}): "
+                    f"{error.get('message', '')} {details}".rstrip()
+                )
         super().__init__("\n".join(lines))
 
 
@@ -49,8 +51,10 @@ class PromptFailed(ClientError):
         self.exception_type = str(data.get("exception_type", ""))
         self.exception_message = str(data.get("exception_message", "")).strip()
         self.traceback = "".join(data.get("traceback") or [])
-        super().__init__(f"Node {self.node_id} ({self.node_type}) failed with "
-                         f"{self.exception_type}: {self.exception_message}")
+        super().__init__(
+            f"Node {self.node_id} ({self.node_type}) failed with "
+            f"{self.exception_type}: {self.exception_message}"
+        )
 
 
 class PromptInterrupted(ClientError):
@@ -65,8 +69,10 @@ def multipart(fields: Mapping[str, str], name: str, file: Path) -> tuple[bytes, 
         for key, value in fields.items()
     )
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    head += (f'--{border}\r\nContent-Disposition: form-data; name="{name}"; '
-             f'filename="{file.name}"\r\nContent-Type: {kind}\r\n\r\n')
+    head += (
+        f'--{border}\r\nContent-Disposition: form-data; name="{name}"; '
+        f'filename="{file.name}"\r\nContent-Type: {kind}\r\n\r\n'
+    )
     body = head.encode() + file.read_bytes() + f"\r\n--{border}--\r\n".encode()
     return body, f"multipart/form-data; boundary={border}"
 
@@ -149,9 +155,7 @@ class ComfyClient:
 
     def view(self, filename: str, subfolder: str = "", type: str = "output") -> bytes:
         """The bytes of an image that the server lists."""
-        query = urllib.parse.urlencode(
-            {"filename": filename, "subfolder": subfolder, "type": type}
-        )
+        query = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": type})
         return self.request(f"/view?{query}")
 
     def upload(
@@ -177,7 +181,9 @@ class ComfyClient:
         return self._socket
 
     def queue(
-        self, graph: Mapping[str, Any], client_id: str | None = None,
+        self,
+        graph: Mapping[str, Any],
+        client_id: str | None = None,
         workflow: Mapping[str, Any] | None = None,
     ) -> str:
         """Queues an API graph; ``workflow`` is what the page would show for its pictures."""

@@ -88,8 +88,10 @@ def prepare(
     if comfyui:
         tree = Path(comfyui).expanduser().resolve()
         if not (tree / "main.py").is_file():
-            raise EnvironmentFailed(f"There is no main.py in {tree}: --comfyui takes the folder "
-                                    "that ComfyUI was cloned or unpacked into.")
+            raise EnvironmentFailed(
+                f"There is no main.py in {tree}: --comfyui takes the folder "
+                "that ComfyUI was cloned or unpacked into."
+            )
     else:
         tree = ensure_comfyui(root, interpreter)
     return Environment(interpreter, tree)
@@ -110,8 +112,9 @@ def check_foreign(python: Path) -> None:
         raise EnvironmentFailed(f"{python} does not run: {error}") from error
     missing = found.stdout.split()
     if missing:
-        names = " ".join({"websocket": "websocket-client", "PIL": "Pillow"}.get(n, n)
-                         for n in missing)
+        names = " ".join(
+            {"websocket": "websocket-client", "PIL": "Pillow"}.get(n, n) for n in missing
+        )
         raise EnvironmentFailed(
             f"{python} lacks packages, and the demo changes no Python but its own. Install them "
             f"with\n    {python} -m pip install {names}\nor leave --python out."

@@ -39,8 +39,16 @@ class Builder:
         self.groups: list[Json] = []
 
     def node(
-        self, kind: str, x: int, y: int, width: int, /, *,
-        title: str | None = None, extra: int = 0, **values: Any,
+        self,
+        kind: str,
+        x: int,
+        y: int,
+        width: int,
+        /,
+        *,
+        title: str | None = None,
+        extra: int = 0,
+        **values: Any,
     ) -> Json:
         """A node with its widgets at the server's defaults but for ``values``."""
         info = class_info(self.info, kind)
@@ -68,9 +76,16 @@ class Builder:
         tall = sum(90 for w in widgets if w.options.get("multiline"))
         height = max(len(sockets), len(outputs)) * ROW + len(stored) * WIDGET + tall + 16 + extra
         made = {
-            "id": len(self.nodes) + 1, "type": kind, "pos": [x, y], "size": [width, height],
-            "flags": {}, "order": len(self.nodes), "mode": 0, "inputs": inputs,
-            "outputs": outputs, "properties": {"Node name for S&R": kind},
+            "id": len(self.nodes) + 1,
+            "type": kind,
+            "pos": [x, y],
+            "size": [width, height],
+            "flags": {},
+            "order": len(self.nodes),
+            "mode": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "properties": {"Node name for S&R": kind},
             "widgets_values": stored,
         }
         if title:
@@ -80,10 +95,20 @@ class Builder:
 
     def note(self, text: str, x: int, y: int, width: int, height: int) -> Json:
         made = {
-            "id": len(self.nodes) + 1, "type": "Note", "pos": [x, y], "size": [width, height],
-            "flags": {}, "order": len(self.nodes), "mode": 0, "inputs": [], "outputs": [],
-            "title": "Start here", "properties": {}, "widgets_values": [text],
-            "color": "#432", "bgcolor": "#653",
+            "id": len(self.nodes) + 1,
+            "type": "Note",
+            "pos": [x, y],
+            "size": [width, height],
+            "flags": {},
+            "order": len(self.nodes),
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": "Start here",
+            "properties": {},
+            "widgets_values": [text],
+            "color": "#432",
+            "bgcolor": "#653",
         }
         self.nodes.append(made)
         return made
@@ -109,17 +134,29 @@ class Builder:
         top = min(n["pos"][1] for n in members) - TITLE - 50
         right = max(n["pos"][0] + n["size"][0] for n in members) + 20
         bottom = max(n["pos"][1] + n["size"][1] for n in members) + 20
-        self.groups.append({
-            "id": len(self.groups) + 1, "title": title, "color": COLOURS[colour],
-            "bounding": [left, top, right - left, bottom - top], "font_size": 24, "flags": {},
-        })
+        self.groups.append(
+            {
+                "id": len(self.groups) + 1,
+                "title": title,
+                "color": COLOURS[colour],
+                "bounding": [left, top, right - left, bottom - top],
+                "font_size": 24,
+                "flags": {},
+            }
+        )
 
     def workflow(self) -> Json:
         return {
-            "id": "6c1f6c0e-5d15-4b00-8b00-d3ea3b007401", "revision": 0,
-            "last_node_id": len(self.nodes), "last_link_id": len(self.links),
-            "nodes": self.nodes, "links": self.links, "groups": self.groups,
-            "config": {}, "extra": {}, "version": 0.4,
+            "id": "6c1f6c0e-5d15-4b00-8b00-d3ea3b007401",
+            "revision": 0,
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
         }
 
 
@@ -128,17 +165,43 @@ def below(node: Json, gap: int = GAP) -> int:
     return math.ceil((node["pos"][1] + node["size"][1] + gap + TITLE) / 10) * 10
 
 
-def sampling(b: Builder, name: str, prefix: str, colour: str, x: int, y: int, size: Json,
-             model: tuple[Json, str], others: Json) -> None:
+def sampling(
+    b: Builder,
+    name: str,
+    prefix: str,
+    colour: str,
+    x: int,
+    y: int,
+    size: Json,
+    model: tuple[Json, str],
+    others: Json,
+) -> None:
     """One row: prompts, sampler, decoder, picture; CLIP and VAE come from ``others``."""
     positive = b.node("CLIPTextEncode", x, y, 380, title="Positive prompt", text=PROMPT)
     negative = b.node("CLIPTextEncode", x, below(positive), 380, title="Negative prompt", text="")
-    sampler = b.node("KSampler", x + 420, y, 300, title=f"Sample: {name.lower()}",
-                     seed=0, steps=24, cfg=7.5, sampler_name="ddim",
-                     scheduler="ddim_uniform", denoise=1.0)
+    sampler = b.node(
+        "KSampler",
+        x + 420,
+        y,
+        300,
+        title=f"Sample: {name.lower()}",
+        seed=0,
+        steps=24,
+        cfg=7.5,
+        sampler_name="ddim",
+        scheduler="ddim_uniform",
+        denoise=1.0,
+    )
     decode = b.node("VAEDecode", x + 420, below(sampler, 10), 300)
-    save = b.node("SaveImage", x + 760, y, 320, extra=260, title=f"Save: {name.lower()}",
-                  filename_prefix=prefix)
+    save = b.node(
+        "SaveImage",
+        x + 760,
+        y,
+        320,
+        extra=260,
+        title=f"Save: {name.lower()}",
+        filename_prefix=prefix,
+    )
     for text in (positive, negative):
         b.link(others, "CLIP", text, "clip")
     b.link(model[0], model[1], sampler, "model")
@@ -174,8 +237,9 @@ def build(object_info: Mapping[str, Any]) -> Json:
     b.wire(settings, train, settings="DREAMBOOTH_SETTINGS")
 
     size = b.node("EmptyLatentImage", 1760, 0, 300, title="Picture size", width=512, height=512)
-    loader = b.node("CheckpointLoaderSimple", 1760, 1160, 300, ckpt_name=BASE,
-                    title="Load the trained file")
+    loader = b.node(
+        "CheckpointLoaderSimple", 1760, 1160, 300, ckpt_name=BASE, title="Load the trained file"
+    )
     b.link(train, "ckpt_name", loader, "ckpt_name")
     b.group("Size", "picture", [size])
     b.group("Any loader takes it", "picture", [loader])
@@ -185,6 +249,15 @@ def build(object_info: Mapping[str, Any]) -> Json:
         ("From the written file", "from_file", loader),
     )
     for number, (name, prefix, source) in enumerate(rows):
-        sampling(b, name, f"dreambooth/{prefix}", "picture", 2140, number * 580, size,
-                 (source, "MODEL"), source)
+        sampling(
+            b,
+            name,
+            f"dreambooth/{prefix}",
+            "picture",
+            2140,
+            number * 580,
+            size,
+            (source, "MODEL"),
+            source,
+        )
     return b.workflow()

@@ -28,8 +28,9 @@ def run(options: argparse.Namespace, place: Environment) -> int:
     """The whole demo; the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped too
     work = options.work.expanduser().resolve()
-    server = ComfyServer(place.comfyui, work, port=usual_port() if options.serve else 0,
-                         python=place.python)
+    server = ComfyServer(
+        place.comfyui, work, port=usual_port() if options.serve else 0, python=place.python
+    )
     start = time.monotonic()
     try:
         if options.write_example:
@@ -76,8 +77,10 @@ def explain(error: Exception, server: ComfyServer) -> str:
     """The message, and where to read more."""
     text = str(error)
     if isinstance(error, PromptFailed):
-        text = (f"{error.node_type} (node {error.node_id}) failed:\n  {error.exception_message}\n"
-                f"  [{error.exception_type}]")
+        text = (
+            f"{error.node_type} (node {error.node_id}) failed:\n  {error.exception_message}\n"
+            f"  [{error.exception_type}]"
+        )
     if isinstance(error, DemoFailed) or str(server.log) in text:
         return text
     return f"{text}\nThe server's log: {server.log}"
@@ -117,8 +120,10 @@ def train_and_show(server: ComfyServer, plan: Plan, start: float) -> list[tuple[
 def save_graph(server: ComfyServer, workflow: Json) -> None:
     """The very graph that runs, as the user's workflow and as a template of the page."""
     text = json.dumps(workflow, indent=1)
-    folders = (server.folder("user") / "default" / "workflows",
-               server.folder("custom_nodes") / TEMPLATES / "example_workflows")
+    folders = (
+        server.folder("user") / "default" / "workflows",
+        server.folder("custom_nodes") / TEMPLATES / "example_workflows",
+    )
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{TEMPLATE}.json").write_text(text, encoding="utf-8")
@@ -143,9 +148,12 @@ def follow(client: ComfyClient, graph: Json, workflow: Json) -> Outcome:
 
 def serve(server: ComfyServer) -> None:
     """Keeps ComfyUI open until Ctrl-C."""
-    print(f"\n  ComfyUI is open with this graph: {server.url}/?template={TEMPLATE}"
-          f"&source={TEMPLATES}\n  The empty example: {server.url}/?template={EXAMPLE.stem}"
-          f"&source={PACK_NAME}\n  Ctrl-C stops it.", flush=True)
+    print(
+        f"\n  ComfyUI is open with this graph: {server.url}/?template={TEMPLATE}"
+        f"&source={TEMPLATES}\n  The empty example: {server.url}/?template={EXAMPLE.stem}"
+        f"&source={PACK_NAME}\n  Ctrl-C stops it.",
+        flush=True,
+    )
     while True:
         server.check()
         time.sleep(1)

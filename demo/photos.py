@@ -121,8 +121,9 @@ def gradient(top: Colour, bottom: Colour) -> Image.Image:
     """A vertical blend over the whole picture."""
     side = SIDE * FINE
     ramp = Image.linear_gradient("L").resize((side, side))
-    return Image.composite(Image.new("RGB", ramp.size, bottom), Image.new("RGB", ramp.size, top),
-                           ramp)
+    return Image.composite(
+        Image.new("RGB", ramp.size, bottom), Image.new("RGB", ramp.size, top), ramp
+    )
 
 
 def living_room(rng: random.Random) -> Image.Image:
@@ -207,8 +208,11 @@ def night_shelf(rng: random.Random) -> Image.Image:
         picture.paste((255, 212, 140), (0, 0), glow.filter(ImageFilter.GaussianBlur(8)))
     draw.rectangle((0, side * 0.74, side, side), fill=(122, 82, 56))
     draw.rectangle((0, side * 0.74, side, side * 0.77), fill=(150, 104, 72))
-    for left, wide, high, fill in ((0.04, 0.06, 0.3, "#b4534a"), (0.11, 0.05, 0.26, "#4a8a86"),
-                                   (0.17, 0.07, 0.33, "#d8b25a")):
+    for left, wide, high, fill in (
+        (0.04, 0.06, 0.3, "#b4534a"),
+        (0.11, 0.05, 0.26, "#4a8a86"),
+        (0.17, 0.07, 0.33, "#d8b25a"),
+    ):
         box = (left, 0.74 - high, left + wide, 0.74)
         draw.rounded_rectangle(tuple(side * v for v in box), 8, fill=fill)
     return picture

@@ -107,8 +107,11 @@ class Plot:
     """Axes in a box of pixels."""
 
     def __init__(
-        self, draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int],
-        x: tuple[float, float], y: tuple[float, float],
+        self,
+        draw: ImageDraw.ImageDraw,
+        box: tuple[int, int, int, int],
+        x: tuple[float, float],
+        y: tuple[float, float],
     ) -> None:
         self.draw, self.box, self.x, self.y = draw, box, x, y
 
@@ -147,12 +150,16 @@ def fitted(path: Path, side: int) -> Image.Image:
     left, top = (image.width - edge) // 2, (image.height - edge) // 2
     image = image.crop((left, top, left + edge, top + edge))
     whole = edge < side and side % edge == 0
-    return image.resize((side, side), Image.Resampling.NEAREST if whole else
-                        Image.Resampling.LANCZOS)
+    return image.resize(
+        (side, side), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    )
 
 
 def draw_sheet(
-    photos: Sequence[Path], pictures: Sequence[tuple[str, Path]], prompt: str, note: str,
+    photos: Sequence[Path],
+    pictures: Sequence[tuple[str, Path]],
+    prompt: str,
+    note: str,
     target: Path,
 ) -> None:
     """The photos in a row; under them the sampled pictures with their labels."""

@@ -72,7 +72,8 @@ def prepare_inputs(options: argparse.Namespace, server: ComfyServer) -> Plan:
         noun=options.noun,
         steps=options.steps or (40 if small else 400),
         resolution=options.resolution or (128 if small else 512),
-        class_images=(4 if small else 50) if options.class_images is None
+        class_images=(4 if small else 50)
+        if options.class_images is None
         else max(0, options.class_images),
     )
 
@@ -100,8 +101,11 @@ def collect_photos(source: Path | None, target: Path) -> None:
             draw_photos(target)
         return
     folder = source.expanduser().resolve()
-    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES] if (
-        folder.is_dir()) else []
+    files = (
+        [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES]
+        if (folder.is_dir())
+        else []
+    )
     if not files:
         raise DemoFailed(f"There are no pictures ({', '.join(SUFFIXES)}) in {folder}.")
     for file in files:
@@ -132,12 +136,16 @@ def fill(workflow: Json, info: Json, plan: Plan) -> None:
         "CheckpointLoaderSimple": {"ckpt_name": plan.base},
         "DreamBoothInstanceImages": {"folder": PHOTOS},
         "DreamBoothClassImages": {
-            "prompt": f"a photo of a {plan.noun}", "count": max(1, plan.class_images),
-            "resolution": plan.resolution, "steps": sampling_steps,
+            "prompt": f"a photo of a {plan.noun}",
+            "count": max(1, plan.class_images),
+            "resolution": plan.resolution,
+            "steps": sampling_steps,
         },
         "DreamBoothConcept": {"identifier": plan.identifier, "class_noun": plan.noun},
         "DreamBoothSettings": {
-            "steps": plan.steps, "resolution": plan.resolution, "preview_steps": sampling_steps,
+            "steps": plan.steps,
+            "resolution": plan.resolution,
+            "preview_steps": sampling_steps,
             "preview_every": max(1, plan.steps // 4),
         },
         "DreamBoothTrain": {"name": plan.name},
@@ -148,7 +156,10 @@ def fill(workflow: Json, info: Json, plan: Plan) -> None:
         # A random network learns from far larger steps than a trained one, and there is nothing
         # yet that guidance could strengthen but noise.
         values["DreamBoothSettings"] |= {
-            "trains": "unet", "learning_rate": 1e-4, "preview_cfg": 1.0}
+            "trains": "unet",
+            "learning_rate": 1e-4,
+            "preview_cfg": 1.0,
+        }
         values["DreamBoothClassImages"]["cfg"] = values["KSampler"]["cfg"] = 1.0
     for node_type, widgets in values.items():
         for widget, value in widgets.items():

@@ -14,7 +14,11 @@ from .workflow import Json
 
 
 def collect(
-    server: ComfyServer, client: ComfyClient, plan: Plan, graph: Json, outcome: Outcome,
+    server: ComfyServer,
+    client: ComfyClient,
+    plan: Plan,
+    graph: Json,
+    outcome: Outcome,
     begun: float,
 ) -> list[tuple[str, object]]:
     """Pictures into ``results``; a table of where everything is."""
@@ -26,8 +30,9 @@ def collect(
         ("dreambooth/after", "after.png", f"after {plan.steps} steps"),
         ("dreambooth/from_file", "from_file.png", "from the written file"),
     ):
-        node = next(key for key, entry in graph.items()
-                    if entry["inputs"].get("filename_prefix") == prefix)
+        node = next(
+            key for key, entry in graph.items() if entry["inputs"].get("filename_prefix") == prefix
+        )
         images = outcome.images(node)
         if not images:
             raise DemoFailed(f"The graph made no picture {prefix}.")
@@ -36,8 +41,11 @@ def collect(
     made = newest_run(server, begun)
     draw_loss(made / "log.jsonl", folder / "loss.png")
     photos = sorted((server.folder("input") / PHOTOS).iterdir())
-    note = "The base is a small random network: it can pick up colours and places, no more." \
-        if plan.small else ""
+    note = (
+        "The base is a small random network: it can pick up colours and places, no more."
+        if plan.small
+        else ""
+    )
     draw_sheet(photos, pictures, plan.prompt, note, folder / "sheet.png")
     result = json.loads((made / "result.json").read_text("utf-8"))
     return [
@@ -52,8 +60,11 @@ def collect(
 
 def newest_run(server: ComfyServer, begun: float) -> Path:
     """The folder of the run that just ended."""
-    found = [path for path in server.folder("output/dreambooth").glob("*/result.json")
-             if path.stat().st_mtime >= begun - 1]
+    found = [
+        path
+        for path in server.folder("output/dreambooth").glob("*/result.json")
+        if path.stat().st_mtime >= begun - 1
+    ]
     if not found:
         raise DemoFailed("The training left no result.json in its folder.")
     return max(found, key=lambda path: path.stat().st_mtime).parent

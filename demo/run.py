@@ -25,23 +25,43 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--comfyui", metavar="FOLDER", help="use this ComfyUI; its folders are not written to")
-    add("--python", metavar="FILE", help="run in this Python, which must have the packages;\n"
-        "default: a virtual environment of the demo's own, also for --comfyui")
-    add("--checkpoint", type=Path, metavar="FILE", help="train this SD 1.5 checkpoint;\n"
-        "default: a small random base made on the spot")
-    add("--images", type=Path, metavar="FOLDER", help="photos of your subject;\n"
-        "default: five drawn pictures of a toy dog")
+    add(
+        "--python",
+        metavar="FILE",
+        help="run in this Python, which must have the packages;\n"
+        "default: a virtual environment of the demo's own, also for --comfyui",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="train this SD 1.5 checkpoint;\ndefault: a small random base made on the spot",
+    )
+    add(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="photos of your subject;\ndefault: five drawn pictures of a toy dog",
+    )
     add("--identifier", default="zwx", help="the rare word that will name it (zwx)")
     add("--class", dest="noun", default="dog", help="what kind of thing it is (dog)")
     add("--steps", type=int, help="optimizer steps (40; with --checkpoint 400)")
     add("--resolution", type=int, help="pixels (128; with --checkpoint 512)")
-    add("--class-images", type=int, metavar="N", help="for prior preservation, 0 for none\n"
-        "(4; with --checkpoint 50)")
-    add("--work", type=Path, default=ROOT / ".demo", metavar="DIR",
-        help="where everything is put (.demo in the checkout)")
+    add(
+        "--class-images",
+        type=int,
+        metavar="N",
+        help="for prior preservation, 0 for none\n(4; with --checkpoint 50)",
+    )
+    add(
+        "--work",
+        type=Path,
+        default=ROOT / ".demo",
+        metavar="DIR",
+        help="where everything is put (.demo in the checkout)",
+    )
     add("--serve", action="store_true", help="leave ComfyUI open with the graph in the page")
-    add("--write-example", action="store_true",
-        help="only write example_workflows anew")
+    add("--write-example", action="store_true", help="only write example_workflows anew")
     return parser.parse_args(argv)
 
 

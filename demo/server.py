@@ -127,8 +127,13 @@ class ComfyServer:
         )
         with self.log.open("w", encoding="utf-8") as out:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                cwd=self.comfyui, env=environment, **group,
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.comfyui,
+                env=environment,
+                **group,
             )
         try:
             self._wait_until_ready(timeout)

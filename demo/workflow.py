@@ -125,7 +125,9 @@ def to_api(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> Json:
                 inputs[entry["name"]] = source
         title = node.get("title") or info.get("display_name") or node["type"]
         graph[str(node["id"])] = {
-            "class_type": node["type"], "inputs": inputs, "_meta": {"title": title}
+            "class_type": node["type"],
+            "inputs": inputs,
+            "_meta": {"title": title},
         }
     return graph
 

@@ -300,8 +300,8 @@ def sample_pictures(
 ) -> Tensor:
     """One picture per seed in one batch: ``[N, H, W, 3]`` in 0…1.
 
-    Every picture's first noise comes from its own seed; what an ancestral sampler adds on its way
-    comes from the batch's first seed.
+    Every picture's first noise comes from its own seed. What an ancestral sampler adds on its way
+    comes from the batch's first seed, so there a picture also depends on its batch.
     """
     side = how.resolution // 8
     empty = torch.zeros(len(seeds), 4, side, side, device=management.intermediate_device())

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
-from PIL import Image
+from comfy_api.latest import io
 
-from ..trainer.images import ImageError, ImageSet, check_image, pixel_digest, read_folder
+from ..trainer.images import (
+    ImageError,
+    ImageSet,
+    check_image,
+    pixel_digest,
+    read_folder,
+    save_png,
+)
 from . import host
-from .types import CATEGORY, Images, batch_to_pictures, preview_batch
+from .types import CATEGORY, Images, batch_to_pictures, preview_batch, shown
 
 NO_FOLDER = "(put photos into a folder under input)"
 
@@ -93,11 +99,6 @@ class DreamBoothInstanceImages(io.ComfyNode):
         return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))
 
 
-def shown(preview: torch.Tensor, text: str) -> dict[str, Any]:
-    """Pictures and a text under a node."""
-    return ui.PreviewImage(preview).as_dict() | ui.PreviewText(text).as_dict()
-
-
 def store_batch(images: torch.Tensor, folder: Path) -> ImageSet:
     """Pictures from a wire as PNG files named by their content, so that a run can be repeated."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +111,3 @@ def store_batch(images: torch.Tensor, folder: Path) -> ImageSet:
     if not files:
         raise ImageError("the images input carries an empty batch")
     return ImageSet(tuple(files))
-
-
-def save_png(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a PNG whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        picture.save(temporary, format="PNG", **options)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

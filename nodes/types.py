@@ -1,10 +1,11 @@
 """The pack's own wire types, and pictures for the host's IMAGE wire."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..trainer.images import fit_square, read_image
@@ -34,3 +35,8 @@ def batch_to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """IMAGE → RGB pictures, rounded as the host's Save Image rounds them."""
     arrays = (images.detach().cpu().float().numpy()[..., :3] * 255.0).clip(0, 255)
     return [Image.fromarray(array.astype(np.uint8)) for array in arrays]
+
+
+def shown(preview: torch.Tensor, text: str) -> dict[str, Any]:
+    """Pictures and a text under a node."""
+    return ui.PreviewImage(preview).as_dict() | ui.PreviewText(text).as_dict()

@@ -1,6 +1,7 @@
 """Widgets from the config dataclasses: one source for default, bounds, choices and tooltip."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,13 +10,24 @@ from comfy_api.latest import io
 _MAX_SAFE_INTEGER = 2**53 - 1
 
 
-def widget(config: type, name: str, *, optional: bool = False, **extra: Any) -> io.Input:
-    """The widget of one field made by ``trainer.config.option``."""
+def widget(
+    config: type,
+    name: str,
+    *,
+    optional: bool = False,
+    choices: Sequence[str] | None = None,
+    **extra: Any,
+) -> io.Input:
+    """The widget of one field made by ``trainer.config.option``.
+
+    Args:
+        choices: of a text that only the host knows the choices of.
+    """
     field = {f.name: f for f in dataclasses.fields(config)}[name]
     metadata = field.metadata
     common = {"default": field.default, "tooltip": metadata["help"], "optional": optional} | extra
-    if metadata["choices"]:
-        return io.Combo.Input(name, options=list(metadata["choices"]), **common)
+    if choices := metadata["choices"] or choices:
+        return io.Combo.Input(name, options=list(choices), **common)
     kind = type(field.default)
     if kind is bool:
         return io.Boolean.Input(name, **common)

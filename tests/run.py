@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
         return 1
     os.environ["COMFYUI_PATH"] = str(environment.comfyui)
     python = str(environment.python)
-    style = subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT).returncode
-    if style:
-        return style
+    for style in (["check"], ["format", "--check"]):
+        if code := subprocess.run([python, "-m", "ruff", *style, "."], cwd=ROOT).returncode:
+            return code
     where = [] if any(Path(part.split("::")[0]).exists() for part in arguments) else ["tests"]
     command = [python, "-m", "pytest", "-c", str(ROOT / "tests" / "pytest.ini"), *where, *arguments]
     return subprocess.run(command, cwd=ROOT).returncode

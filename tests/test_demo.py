@@ -103,15 +103,28 @@ def test_the_pack_is_linked_once_and_nothing_of_the_user_is_replaced(tmp_path: P
 
 
 def test_refusals_carry_the_node(monkeypatch) -> None:
-    body = {"error": {"message": "Prompt outputs failed validation"}, "node_errors": {
-        "7": {"class_type": "KSampler", "errors": [
-            {"message": "Value not in list", "details": "sampler_name: 'x'"}]}}}
+    body = {
+        "error": {"message": "Prompt outputs failed validation"},
+        "node_errors": {
+            "7": {
+                "class_type": "KSampler",
+                "errors": [{"message": "Value not in list", "details": "sampler_name: 'x'"}],
+            }
+        },
+    }
     error = ComfyClient._refusal("/prompt", 400, json.dumps(body))
     assert isinstance(error, PromptRejected)
     assert "node 7 (KSampler): Value not in list sampler_name: 'x'" in str(error)
     assert "answered 500: <html>" in str(ComfyClient._refusal("/x", 500, "<html>"))
-    failed = PromptFailed({"node_id": 3, "node_type": "T", "exception_type": "E",
-                           "exception_message": "bad \n", "traceback": ["a", "b"]})
+    failed = PromptFailed(
+        {
+            "node_id": 3,
+            "node_type": "T",
+            "exception_type": "E",
+            "exception_message": "bad \n",
+            "traceback": ["a", "b"],
+        }
+    )
     assert str(failed) == "Node 3 (T) failed with E: bad" and failed.traceback == "ab"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from pack.trainer import config
+from pack.trainer import class_images, config
 from pack.trainer.provenance import VERSION
 
 PAGES = ROOT / "web" / "docs"
@@ -48,7 +48,7 @@ def options_of(tree: ast.Module, name: str) -> dict[str, Any]:
                 if isinstance(line, ast.AnnAssign) and isinstance(line.value, ast.Call):
                     found[line.target.id] = ast.literal_eval(line.value.args[0])
             return found
-    fields = dataclasses.fields(getattr(config, name))
+    fields = dataclasses.fields(getattr(config, name, None) or getattr(class_images, name))
     return {field.name: field.default for field in fields if field.metadata}
 
 

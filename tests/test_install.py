@@ -144,7 +144,7 @@ def test_text_for_people_without_torch(folder: Path) -> None:
     assert "Python that starts ComfyUI" in rows["torch"]
     assert "Not ready to train" in text
     assert "pip install" not in text  # into the wrong Python, it would bring another torch
-    assert f"COMFYUI_PYTHON \"{str(folder).encode('ascii', 'backslashreplace').decode()}" in text
+    assert f'COMFYUI_PYTHON "{str(folder).encode("ascii", "backslashreplace").decode()}' in text
 
 
 def test_a_missing_requirement_is_named_with_its_command(folder: Path) -> None:

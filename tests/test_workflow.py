@@ -17,21 +17,38 @@ INFO = {
                 "steps": ["INT", {"default": 20}],
                 "how": ["COMBO", {"options": ["x", "y"]}],
             },
-            "optional": {"text": ["STRING", {"default": "none"}],
-                         "wired": ["STRING", {"forceInput": True}]},
+            "optional": {
+                "text": ["STRING", {"default": "none"}],
+                "wired": ["STRING", {"forceInput": True}],
+            },
         },
     },
-    "Picture": {"input": {"required": {"image": [["p.png"], {"image_upload": True}],
-                                       "size": ["INT", {"default": 1}]}}},
-    "Plain": {"input": {"required": {"seed": ["INT", {"control_after_generate": False}],
-                                     "x": ["FLOAT", {}]}}},
+    "Picture": {
+        "input": {
+            "required": {
+                "image": [["p.png"], {"image_upload": True}],
+                "size": ["INT", {"default": 1}],
+            }
+        }
+    },
+    "Plain": {
+        "input": {
+            "required": {"seed": ["INT", {"control_after_generate": False}], "x": ["FLOAT", {}]}
+        }
+    },
 }
 
 
 def node(number: int, kind: str, values: list, inputs=(), outputs=(), **more) -> dict:
-    return {"id": number, "type": kind, "widgets_values": values, "mode": 0,
-            "inputs": [{"name": n, "type": t, "link": link} for n, t, link in inputs],
-            "outputs": [{"name": t, "type": t} for t in outputs], **more}
+    return {
+        "id": number,
+        "type": kind,
+        "widgets_values": values,
+        "mode": 0,
+        "inputs": [{"name": n, "type": t, "link": link} for n, t, link in inputs],
+        "outputs": [{"name": t, "type": t} for t in outputs],
+        **more,
+    }
 
 
 def workflow(*nodes: dict, links=()) -> dict:
@@ -44,9 +61,15 @@ SAMPLER = node(2, "Sampler", [7, "randomize", 30, "y", "hello"], [("model", "MOD
 
 def test_seed_controls_and_upload_buttons_take_a_value_of_their_own() -> None:
     assert widget_values(SAMPLER, INFO["Sampler"]) == {
-        "seed": 7, "steps": 30, "how": "y", "text": "hello"}
+        "seed": 7,
+        "steps": 30,
+        "how": "y",
+        "text": "hello",
+    }
     assert widget_values({"widgets_values": ["q.png", "image", 5]}, INFO["Picture"]) == {
-        "image": "q.png", "size": 5}
+        "image": "q.png",
+        "size": 5,
+    }
     assert widget_values({"widgets_values": [1, 0.5]}, INFO["Plain"]) == {"seed": 1, "x": 0.5}
 
 
@@ -57,8 +80,11 @@ def test_values_that_the_workflow_lacks_are_defaults() -> None:
 
 def test_links_become_node_and_output() -> None:
     graph = to_api(workflow(LOADER, SAMPLER, links=[(1, 1, 0, 2, 0, "MODEL")]), INFO)
-    assert graph["1"] == {"class_type": "Loader", "inputs": {"name": "b"},
-                          "_meta": {"title": "Loader"}}
+    assert graph["1"] == {
+        "class_type": "Loader",
+        "inputs": {"name": "b"},
+        "_meta": {"title": "Loader"},
+    }
     assert graph["2"]["inputs"]["model"] == ["1", 0]
 
 
@@ -83,8 +109,7 @@ def test_reroutes_notes_and_bypassed_nodes_are_seen_through() -> None:
 
 
 def test_a_muted_node_leaves_its_links_empty() -> None:
-    graph = to_api(
-        workflow({**LOADER, "mode": 2}, SAMPLER, links=[(1, 1, 0, 2, 0, "MODEL")]), INFO)
+    graph = to_api(workflow({**LOADER, "mode": 2}, SAMPLER, links=[(1, 1, 0, 2, 0, "MODEL")]), INFO)
     assert sorted(graph) == ["2"]
     assert "model" not in graph["2"]["inputs"]
 
@@ -116,14 +141,17 @@ def test_unknown_nodes_and_subgraphs_are_named() -> None:
 def test_the_example_is_laid_out_without_overlaps() -> None:
     flow = json.loads((ROOT / "example_workflows" / "dreambooth_sd15.json").read_text("utf-8"))
     title = 30
-    boxes = [(n["pos"][0], n["pos"][1] - title, n["pos"][0] + n["size"][0],
-              n["pos"][1] + n["size"][1]) for n in flow["nodes"]]
+    boxes = [
+        (n["pos"][0], n["pos"][1] - title, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1])
+        for n in flow["nodes"]
+    ]
     groups = [(x, y, x + w, y + h) for x, y, w, h in (g["bounding"] for g in flow["groups"])]
     for kind in (boxes, groups):
         for index, (left, top, right, bottom) in enumerate(kind):
-            for other in kind[index + 1:]:
-                apart = (left >= other[2] or other[0] >= right
-                         or top >= other[3] or other[1] >= bottom)
+            for other in kind[index + 1 :]:
+                apart = (
+                    left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+                )
                 assert apart, (left, top, other)
     places = {n["id"]: n["pos"][0] for n in flow["nodes"]}
     assert all(places[link[1]] <= places[link[3]] for link in flow["links"])

@@ -35,7 +35,7 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def _check_options(config: Any) -> None:
+def check_options(config: Any) -> None:
     """Refuse values of the wrong type, out of bounds or not among the choices.
 
     Raises:
@@ -157,7 +157,7 @@ class TrainConfig:
     save_prompts: bool = option(True, "Write the prompts into the checkpoint's metadata.")
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        check_options(self)
         if self.resolution % 8:
             raise ConfigError(f"resolution = {self.resolution}: choose a multiple of 8")
         if self.lr_warmup_steps > self.steps:
@@ -201,7 +201,7 @@ class Concept:
     )
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        check_options(self)
         if not self.instance_prompt.strip():
             raise ConfigError("instance_prompt is empty: name the subject, as in 'a zwx dog'")
         if not self.instance_images:

@@ -1,10 +1,12 @@
 """Files → oriented RGB pictures: the one image reader, and what it says about a folder."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -186,3 +188,13 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     """Float ``[3, H, W]`` in −1…1 → RGB, clipped and rounded."""
     pixels = ((tensor.detach().to("cpu", torch.float32) + 1.0) * 127.5).round().clamp(0, 255)
     return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def save_png(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a PNG whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        picture.save(temporary, format="PNG", **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -8,8 +8,10 @@ from pack.demo.main import EXAMPLE, EXAMPLES
 from pack.demo.server import ROOT, ComfyServer, ServerFailed
 from pack.demo.workflow import set_widget, to_api
 
-PICTURE = {"class_type": "EmptyImage",
-           "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}}
+PICTURE = {
+    "class_type": "EmptyImage",
+    "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255},
+}
 NODES = ("InstanceImages", "ClassImages", "Concept", "ConceptsFile", "Settings", "Train")
 
 
@@ -21,7 +23,7 @@ def saved(source: dict) -> dict:
 def test_a_graph_runs_and_its_picture_comes_back(client: ComfyClient) -> None:
     seen = []
     outcome = client.wait(client.queue(saved(PICTURE)), lambda event: seen.append(event["type"]))
-    image, = outcome.images(2)
+    (image,) = outcome.images(2)
     assert client.view(**image).startswith(b"\x89PNG")
     assert "execution_success" in seen
     assert seen == [event["type"] for event in outcome.events]
@@ -56,8 +58,11 @@ def test_our_nodes_are_offered(server: ComfyServer, client: ComfyClient) -> None
     if not (ROOT / "__init__.py").is_file():
         pytest.skip("the pack has no entry yet")
     log = server.log.read_text()
-    failed = [line for line in log.splitlines()
-              if "IMPORT FAILED" in line and "ComfyUI-DreamBooth" in line]
+    failed = [
+        line
+        for line in log.splitlines()
+        if "IMPORT FAILED" in line and "ComfyUI-DreamBooth" in line
+    ]
     assert not failed, server.tail(60)
     info = client.object_info()
     assert [name for name in NODES if f"DreamBooth{name}" not in info] == []
