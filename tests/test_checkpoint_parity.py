@@ -128,7 +128,8 @@ def test_the_comparison_sees_what_it_should(tmp_path: Path, comfyui: Path) -> No
         del swapped[lost]
     theirs, said = run_host(tmp_path, comfyui, swapped, given)
     assert sum("missing" in line.lower() for line in said) == 3
-    assert relative_error(ours(source, given)["unet"], theirs["unet"]) > 1e-3
+    # what the host lacks it leaves uninitialised: not a number is a difference too
+    assert not relative_error(ours(source, given)["unet"], theirs["unet"]) <= 1e-3
 
 
 @pytest.mark.slow

@@ -108,7 +108,9 @@ def test_says_what_is_here_and_changes_nothing(folder: Path, tmp_path: Path) -> 
     watched = tmp_path / "watched.txt"
     watched.touch()
     (tmp_path / "scratch").mkdir()  # torch makes a folder where the system keeps temporary files
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP", "SCRATCH"), str(tmp_path / "scratch"))
+    # and remembers it in the environment, where an earlier test may have left it
+    names = ("TMPDIR", "TEMP", "TMP", "SCRATCH", "TORCHINDUCTOR_CACHE_DIR")
+    scratch = dict.fromkeys(names, str(tmp_path / "scratch"))
     before = freeze(), sorted(folder.rglob("*"))
     environment = {"PYTHONPATH": str(tmp_path / "watch"), "WATCHED": str(watched)}
     facts, checks = report(folder, **environment, **scratch)
