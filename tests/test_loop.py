@@ -241,3 +241,25 @@ def test_class_images_of_weight_zero_leave_no_trace(tmp_path: Path) -> None:
         concept = make_concept(tmp_path / name, prior_weight=0.0)
         files.append(run(make_job(tmp_path / name, (concept,))).sha)
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_bad_gradient_never_reaches_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_grad_norm: float
+) -> None:
+    """A finite loss with a gradient that is not, clipped or not."""
+
+    class Break(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * math.nan
+
+    broken = lambda prediction, target: Break.apply(row_losses(prediction, target))  # noqa: E731
+    monkeypatch.setattr(loop, "row_losses", broken)
+    with pytest.raises(TrainingError, match="gradient.*step 1"):
+        run(make_job(tmp_path, max_grad_norm=max_grad_norm))
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -62,10 +62,7 @@ FLIPS: dict[str, tuple[dict, Check]] = {
     "adam_beta2": ({"adam_beta2": 0.5}, other_unet),
     "adam_epsilon": ({"adam_epsilon": 0.1}, other_unet),
     "weight_decay": ({"weight_decay": 1.0}, other_unet),
-    "max_grad_norm": (
-        {"max_grad_norm": 0.0},
-        lambda a, b: b.of(Step)[0].grad_norm is None and a.of(Step)[0].grad_norm > 0,
-    ),
+    "max_grad_norm": ({"max_grad_norm": 0.0}, other_unet),
     "precision": (
         {"precision": "bf16"},
         lambda a, b: b.metadata["dreambooth.precision"] == "bf16" and other_unet(a, b),

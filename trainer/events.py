@@ -29,7 +29,7 @@ class Step:
     instance_loss: float
     class_loss: float | None
     learning_rate: float
-    grad_norm: float | None
+    grad_norm: float
     skipped: bool
     step_seconds: float
     seconds: float

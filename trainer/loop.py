@@ -144,21 +144,13 @@ class _Run:
 
     def _step(self) -> None:
         """One optimizer step over ``gradient_accumulation_steps`` forward passes."""
-        config, first = self.config, self.done * self.config.rows_per_step
-        totals = torch.zeros(3, device=self.device)  # objective, Σ instance loss, Σ class loss
-        class_rows, began = 0, time.perf_counter()
-        for start in range(first, first + config.rows_per_step, config.batch_size):
-            batch = self._batch(range(start, start + config.batch_size))
-            totals += self._forward_backward(batch)
-            class_rows += len(batch.prompts) - config.batch_size
-            self.check_stop()
-        loss, instance, class_ = totals.tolist()
+        config, began = self.config, time.perf_counter()
+        loss, instance, class_, class_rows = self._accumulate()
         self._require_finite("loss", loss)
-        norm = None
-        if config.max_grad_norm:
-            norm = float(self.accelerate.clip_grad_norm_(self.parameters, config.max_grad_norm))
-            if self.p.precision != "fp16":  # under fp16 the loss scaler skips the step itself
-                self._require_finite("gradient", norm)
+        limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
+        norm = float(self.accelerate.clip_grad_norm_(self.parameters, limit))
+        if self.p.precision != "fp16":  # under fp16 the loss scaler skips the step itself
+            self._require_finite("gradient", norm)
         factor = lr_factor(config.lr_schedule, self.done, config.steps, config.lr_warmup_steps)
         rate = set_learning_rate(self.optimizer, factor)
         self.updating = True
@@ -180,6 +172,18 @@ class _Run:
         )
         self.p.folder.log(event)
         self.listener(event)
+
+    def _accumulate(self) -> tuple[float, float, float, int]:
+        """The step's gradients; (objective, Σ instance loss, Σ class loss, class rows)."""
+        config, first = self.config, self.done * self.config.rows_per_step
+        totals, class_rows = torch.zeros(3, device=self.device), 0
+        for start in range(first, first + config.rows_per_step, config.batch_size):
+            batch = self._batch(range(start, start + config.batch_size))
+            totals += self._forward_backward(batch)
+            class_rows += len(batch.prompts) - config.batch_size
+            self.check_stop()
+        loss, instance, class_ = totals.tolist()
+        return loss, instance, class_, class_rows
 
     def _batch(self, positions: range) -> Batch:
         return make_batch(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import provenance
 from .cache import LatentCache, encode_texts
-from .checkpoint import check_finite, detect, export, part_keys, weights_digest
+from .checkpoint import Layout, check_finite, detect, export, part_keys, weights_digest
 from .config import Concept, Job
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
@@ -71,59 +71,74 @@ def prepare(
     Raises:
         ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
     """
-    config = job.config
-    check_name(job.name)
-    precision = resolve_precision(config.precision, device)
-    check_attention(config.attention, device)
-    check_optimizer(config, device)
-    layout = detect(base)
-    check_finite(base)
-    _check_prompts(job, listener)
+    precision, layout = _check_plan(job, base, device, listener)
     files = _read_pictures(job.concepts, listener, check_stop)
 
     listener(Phase("Loading the model", 0, 1))
-    base_digest = weights_digest(base)
+    job = _record_base(job, base, listener)
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
-    if job.base_digest and job.base_digest != base_digest:
-        listener(Note("the base's weights are not those of the recorded run: the result differs"))
-    job = replace(job, base_digest=base_digest)
     model = StableDiffusion(base, layout, job.clip_skip)
-    trained = ["unet"] + ["text_encoder"] * config.trains_text_encoder
+    trained = ["unet"] + ["text_encoder"] * job.config.trains_text_encoder
     spelling = {part: _take_out(base, model, part) for part in trained}
     _set_up_modules(model, job)
     data_digest = provenance.dataset_digest(job.concepts, files)
-    metadata = provenance.metadata(job, base_digest, data_digest, precision)
-    writer = CheckpointWriter(base, config.save_precision, metadata)
+    metadata = provenance.metadata(job, job.base_digest, data_digest, precision)
+    writer = CheckpointWriter(base, job.config.save_precision, metadata)
     _check_disk(job, writer.size(_export(model, spelling)), len(files))
     listener(Phase("Loading the model", 1, 1))
 
-    latents = LatentCache(Path(job.cache), model, vae_digest, config.resolution)
+    latents = LatentCache(Path(job.cache), model, vae_digest, job.config.resolution)
 
     def on_encoded(done: int, total: int) -> None:
         listener(Phase("Encoding pictures", done, total))
         check_stop()
 
     latents.fill(files, device, on_encoded)
-    previews = _preview_prompts(job)
-    texts = None
-    if not config.trains_text_encoder:
-        prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
-        texts = encode_texts(model, [*prompts, *previews, ""], device)
-    rows = PairedRows(job.concepts, config.seed)
-    folder = RunFolder(job)
     return Prepared(
-        job,
-        device,
-        precision,
-        model,
-        rows,
-        latents,
-        texts,
-        previews,
-        writer,
-        folder,
-        spelling,
+        job=job,
+        device=device,
+        precision=precision,
+        model=model,
+        rows=PairedRows(job.concepts, job.config.seed),
+        latents=latents,
+        texts=_frozen_texts(job, model, device),
+        previews=_preview_prompts(job),
+        writer=writer,
+        folder=RunFolder(job),
+        spelling=spelling,
     )
+
+
+def _check_plan(
+    job: Job, base: dict[str, Tensor], device: torch.device, listener: Listener
+) -> tuple[str, Layout]:
+    """Everything that needs no picture and no model; returns the precision and the layout."""
+    check_name(job.name)
+    precision = resolve_precision(job.config.precision, device)
+    check_attention(job.config.attention, device)
+    check_optimizer(job.config, device)
+    layout = detect(base)
+    check_finite(base)
+    _check_prompts(job, listener)
+    return precision, layout
+
+
+def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
+    """The job with the digest of the weights that it really starts from."""
+    digest = weights_digest(base)
+    if job.base_digest and job.base_digest != digest:
+        listener(Note("the base's weights are not those of the recorded run: the result differs"))
+    return replace(job, base_digest=digest)
+
+
+def _frozen_texts(
+    job: Job, model: StableDiffusion, device: torch.device
+) -> dict[str, Tensor] | None:
+    """Hidden states of every prompt of the run if the text encoder does not train."""
+    if job.config.trains_text_encoder:
+        return None
+    prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
+    return encode_texts(model, [*prompts, *_preview_prompts(job), ""], device)
 
 
 def _take_out(base: dict[str, Tensor], model: StableDiffusion, part: str) -> dict[str, Tensor]:
