@@ -1,7 +1,7 @@
 """Makes the demo's base model: ``python -m demo.base train``, then ``pack``, ``expand``.
 
 train   draws the pictures, trains the autoencoder and the UNet; goes on where it was left
-pack    stores the result in demo/base/base.safetensors, at most 32 MB
+pack    stores the result in demo/base/base.npz, about 18 MB
 expand  writes the checkpoint that ComfyUI loads
 """
 
@@ -29,16 +29,25 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--leave-after", type=float, metavar="MINUTES", help="save and stop then; go on later")
     add("--device", help="cuda or cpu; default: cuda where there is one")
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="(.demo/base)")
-    for name in ("size", "seed", "pool", "captions", "vae-batch", "unet-batch"):
+    for name in (
+        "size",
+        "seed",
+        "pool",
+        "captions",
+        "texts",
+        "vae-batch",
+        "vae-crop",
+        "unet-batch",
+    ):
         add(f"--{name}", type=int, metavar="N")
     for name in ("vae-lr", "unet-lr"):
         add(f"--{name}", type=float, metavar="RATE")
     add = commands.add_parser("pack").add_argument
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="of the training")
-    add("--to", type=Path, metavar="FILE", help="(demo/base/base.safetensors)")
+    add("--to", type=Path, metavar="FILE", help="(demo/base/base.npz)")
     add = commands.add_parser("expand").add_argument
     add("to", type=Path, metavar="FILE")
-    add("--packed", type=Path, metavar="FILE", help="(demo/base/base.safetensors)")
+    add("--packed", type=Path, metavar="FILE", help="(demo/base/base.npz)")
     return parser.parse_args(argv)
 
 
@@ -70,7 +79,18 @@ def train(options: argparse.Namespace) -> int:
     base = importlib.import_module("pack.demo.base.train")
     recipes = importlib.import_module("pack.demo.base.recipe")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = ("size", "seed", "pool", "captions", "vae_batch", "unet_batch", "vae_lr", "unet_lr")
+    names = (
+        "size",
+        "seed",
+        "pool",
+        "captions",
+        "texts",
+        "vae_batch",
+        "vae_crop",
+        "unet_batch",
+        "vae_lr",
+        "unet_lr",
+    )
     recipe = recipes.recipe_for(device, **{name: getattr(options, name) for name in names})
     steps = tuple(options.steps) if options.steps else None
     minutes = options.minutes or (25.0 if device.type == "cuda" else 480.0)

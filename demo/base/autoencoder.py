@@ -84,9 +84,11 @@ class AutoencoderLoss:
     def __call__(self, step: int) -> Tensor:
         g = generator(self._recipe.seed, "autoencoder", step)
         rows = torch.randint(len(self._pictures), (self._recipe.vae_batch,), generator=g)
-        side = self._recipe.size // 8
-        noise = torch.randn(len(rows), 4, side, side, generator=g).to(self._device)
-        pixels = to_pixels(self._pictures[rows.to(self._pictures.device)], self._device)
+        crop = self._recipe.vae_crop or self._recipe.size
+        left, top = torch.randint(self._recipe.size - crop + 1, (2,), generator=g).tolist()
+        noise = torch.randn(len(rows), 4, crop // 8, crop // 8, generator=g).to(self._device)
+        squares = self._pictures[:, top : top + crop, left : left + crop]
+        pixels = to_pixels(squares[rows.to(self._pictures.device)], self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             latents = self._vae.encode(pixels).latents
             out = self._vae.decode(latents + LATENT_NOISE * noise).sample

@@ -14,7 +14,10 @@ from .states import TextStates
 
 
 class DiffusionLoss:
-    """E‖ε − ε̂(x_t, t, c)‖², one step's rows spread evenly over the noise levels."""
+    """E‖ε − ε̂(x_t, t, c)‖² with the noise levels drawn as often as min-SNR-γ weighs them.
+
+    One step's rows are spread evenly over that distribution.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,9 @@ class DiffusionLoss:
         self._recipe, self._bf16 = recipe, bf16
         self._empty = int(states.rows([""]))
         self._levels = alphas_cumprod()
+        snr = self._levels / (1 - self._levels)
+        weights = (recipe.gamma / snr).clamp(max=1.0)
+        self._share = weights.cumsum(0) / weights.sum()
 
     def __call__(self, step: int) -> Tensor:
         g, batch = generator(self._recipe.seed, "unet", step), self._recipe.unet_batch
@@ -37,9 +43,9 @@ class DiffusionLoss:
         which = torch.randint(self._captions.shape[1], (batch,), generator=g)
         text = self._captions[rows, which]
         text[torch.rand(batch, generator=g) < self._recipe.empty] = self._empty
-        levels = len(self._levels)
         places = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
-        timesteps = (places * levels).long().clamp_(max=levels - 1)
+        timesteps = torch.searchsorted(self._share, places.to(self._share.dtype))
+        timesteps.clamp_(max=len(self._levels) - 1)
         noise = torch.randn(batch, *self._latents.shape[1:], generator=g)
 
         device = self._latents.device

@@ -83,10 +83,20 @@ def _share_out(partial: Path, recipe: Recipe, workers: int) -> None:
 
 def captions_of(recipe: Recipe) -> list[list[str]]:
     """Each picture's captions: as many as the recipe says, some of them perhaps the same."""
-    count, found = recipe.captions, []
-    for seed in seeds(recipe):
-        scene = random_scene(seed)
-        found.append([caption(scene, seed * count + n) for n in range(count)])
+    known: set[str] = set()
+    return [_captions(recipe, seed, known) for seed in seeds(recipe)]
+
+
+def _captions(recipe: Recipe, seed: int, known: set[str]) -> list[str]:
+    """True sentences about one scene; only known ones where there are as many as may be."""
+    scene, found = random_scene(seed), []
+    for n in range(recipe.captions):
+        first = text = caption(scene, seed * recipe.captions + n)
+        if recipe.texts and len(known) >= recipe.texts:
+            tries = (caption(scene, ~(seed * recipe.captions + n) * 64 - k) for k in range(64))
+            text = next((t for t in (first, *tries) if t in known), first)
+        known.add(text)
+        found.append(text)
     return found
 
 

@@ -24,10 +24,17 @@ class Recipe:
     """Pictures drawn once and used again."""
     captions: int = 2
     """Captions for each of them."""
+    texts: int = 0
+    """Most different captions; each is encoded once, which is minutes on a processor. 0: any."""
     vae_batch: int = 256
+    vae_crop: int = 0
+    """Side of the squares that the autoencoder learns from, a multiple of 8: more steps of
+    different pictures for the same work. 0: whole pictures."""
     vae_lr: float = 6e-4
     unet_batch: int = 512
     unet_lr: float = 5e-4
+    gamma: float = 5.0
+    """Rows are spread over the noise levels as min-SNR-γ weighs them (Hang et al. 2023)."""
     empty: float = 0.1
     """Share of rows with the empty caption, for guidance."""
     decay: float = 0.999
@@ -36,6 +43,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.size % 8 or self.size < 16:
             raise BaseFailed(f"size = {self.size}: choose a multiple of 8 from 16 up (64, 96, 128)")
+        if self.vae_crop and (self.vae_crop % 8 or not 16 <= self.vae_crop <= self.size):
+            raise BaseFailed(f"vae_crop = {self.vae_crop}: a multiple of 8 in 16…{self.size}, or 0")
         if min(self.pool, self.captions, self.vae_batch, self.unet_batch) < 1:
             raise BaseFailed("pool, captions and batches must be at least 1")
 
@@ -54,7 +63,10 @@ class Recipe:
 
 
 CARD = Recipe()
-PROCESSOR = Recipe(pool=16_000, captions=1, vae_batch=16, unet_batch=32, unet_lr=3e-4)
+PROCESSOR = Recipe(
+    pool=16_000, captions=1, texts=2000, vae_batch=16, vae_crop=32, vae_lr=8e-4, unet_batch=32,
+    unet_lr=3e-4, decay=0.995,
+)  # fmt: skip
 
 
 def recipe_for(device: torch.device, **changes: int | float | None) -> Recipe:
