@@ -80,6 +80,32 @@ def test_folder_in_sorted_order_with_the_bad_ones_named(tmp_path: Path) -> None:
     assert "3 images" in found.report() and "cut.jpg" in found.report()
 
 
+def test_heic_is_read_where_a_decoder_is_and_explained_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quarters().save(tmp_path / "a.png")
+    quarters().save(tmp_path / "b.HEIC", format="PNG")  # stands for what a plugin can open
+    monkeypatch.setattr(images, "_reads_heif", lambda: False)
+    found = read_folder(tmp_path)
+    assert len(found.files) == 1 and "pillow-heif" in found.report()
+    monkeypatch.setattr(images, "_reads_heif", lambda: True)
+    assert len(read_folder(tmp_path).files) == 2
+
+
+def test_a_picture_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    quarters().save(tmp_path / "a.png")
+    quarters().save(tmp_path / "b.webp", lossless=True)
+    quarters().resize((8, 8)).save(tmp_path / "c.png")
+    report = read_folder(tmp_path).report()
+    assert "3 images" in report and "the same picture: a.png, b.webp" in report
+
+
+def test_long_and_foreign_names_are_read(tmp_path: Path) -> None:
+    for name in ("犬🐶 é", "n" * 240):
+        quarters().save(tmp_path / f"{name}.png")
+    assert len(read_folder(tmp_path).files) == 2
+
+
 def test_links_out_of_the_folder_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     quarters().save(tmp_path / "secret.png")

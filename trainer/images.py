@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+HEIF = frozenset({".heic", ".heif"})  # what phones write; Pillow reads it only with a plugin
 MAX_PIXELS = 150_000_000  # a bound, so that a small file cannot fill the memory
 BACKGROUND = (255, 255, 255)  # under transparent pixels
 
@@ -46,12 +47,21 @@ class ImageSet:
     def paths(self) -> tuple[str, ...]:
         return tuple(file.path for file in self.files)
 
+    @property
+    def duplicates(self) -> list[list[str]]:
+        """Names of files with the same pixels; all of them train, so the picture counts twice."""
+        groups: dict[str, list[str]] = {}
+        for file in self.files:
+            groups.setdefault(file.digest, []).append(Path(file.path).name)
+        return [names for names in groups.values() if len(names) > 1]
+
     def report(self) -> str:
-        """One line for what is used, one per file that is not."""
+        """One line for what is used, one per file that is not, one per picture there twice."""
         sizes = sorted({(file.width, file.height) for file in self.files})
         shapes = ", ".join(f"{w}×{h}" for w, h in sizes[:4]) + (" …" if len(sizes) > 4 else "")
         lines = [f"{len(self.files)} images" + (f" ({shapes})" if sizes else "")]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
+        lines += [f"the same picture: {', '.join(names)}" for names in self.duplicates]
         return "\n".join(lines)
 
 
@@ -124,13 +134,21 @@ def list_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             continue  # .DS_Store, ._x.jpg: never the user's own pictures
         if path.is_dir():
             skipped.append((path.name + "/", "a folder: only pictures directly inside count"))
-        elif path.suffix.lower() not in SUFFIXES:
+        elif path.suffix.lower() in HEIF and not _reads_heif():
+            reason = "HEIC needs the package pillow-heif: install it, or save the photo as JPEG"
+            skipped.append((path.name, reason))
+        elif path.suffix.lower() not in SUFFIXES | HEIF:
             skipped.append((path.name, f"not a picture ({path.suffix or 'no ending'})"))
         elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             skipped.append((path.name, "a link that leaves the folder"))
         else:
             candidates.append(path)
     return candidates, skipped
+
+
+def _reads_heif() -> bool:
+    """Whether some pack of the host registered a decoder with Pillow."""
+    return ".heic" in Image.registered_extensions()
 
 
 def read_folder(
