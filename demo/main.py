@@ -16,6 +16,7 @@ from .example import build
 from .plan import TEMPLATE, TEMPLATES, DemoFailed, Plan, fill, prepare_inputs
 from .progress import Tracker
 from .quick_start import build_quick_start
+from .recipe import FULL, RANDOM
 from .results import collect
 from .server import PACK_NAME, ROOT, ComfyServer, ServerFailed
 from .workflow import Json, WorkflowError, to_api
@@ -41,8 +42,9 @@ def run(options: argparse.Namespace, place: Environment) -> int:
         rows = train_and_show(server, plan, start)
         print()
         table(rows)
-        if plan.small:
-            print(NOTHING_LEARNED)
+        if plan.recipe is not FULL:
+            print(NOTHING_LEARNED if plan.recipe is RANDOM else PICTURES_ONLY)
+            print(YOUR_OWN)
         if options.serve:
             serve(server)
     except (DemoFailed, ClientError, ServerFailed, WorkflowError, OSError) as error:
@@ -59,7 +61,12 @@ def run(options: argparse.Namespace, place: Environment) -> int:
 NOTHING_LEARNED = """
   The base of this run is a small random network that has never seen a picture: "before" is
   noise, and "after" shows no more than a short run picks up: colours and rough places of the
-  photos. For real pictures:
+  photos."""
+PICTURES_ONLY = """
+  The base of this run is a small network that was taught to draw picture-book things, 64 pixels
+  wide, and nothing else."""
+YOUR_OWN = """\
+  For real pictures:
     python demo/run.py --checkpoint YOUR_SD15.safetensors --images FOLDER --class dog --serve"""
 
 

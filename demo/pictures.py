@@ -1,4 +1,4 @@
-"""The demo's own pictures: the loss curve, and the sheet with photos, before and after."""
+"""The loss curve of a run, and the colours and letters of the demo's own pictures."""
 
 from __future__ import annotations
 
@@ -141,44 +141,3 @@ class Plot:
         if len(points) > 1:
             path = [self.at(*point) for point in points]
             self.draw.line(path, colour, width * FINE, joint="curve")
-
-
-def fitted(path: Path, side: int) -> Image.Image:
-    """A picture cropped to a square; small ones are enlarged with their pixels kept visible."""
-    image = Image.open(path).convert("RGB")
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    image = image.crop((left, top, left + edge, top + edge))
-    whole = edge < side and side % edge == 0
-    return image.resize(
-        (side, side), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
-    )
-
-
-def draw_sheet(
-    photos: Sequence[Path],
-    pictures: Sequence[tuple[str, Path]],
-    prompt: str,
-    note: str,
-    target: Path,
-) -> None:
-    """The photos in a row; under them the sampled pictures with their labels."""
-    margin, gap, big = 48, 20, 384
-    width = 2 * margin + len(pictures) * big + (len(pictures) - 1) * gap
-    shown = list(photos)[:6]
-    small = min(big, (width - 2 * margin - (len(shown) - 1) * gap) // max(len(shown), 1))
-    top = 134
-    below = top + small + 110
-    sheet = Image.new("RGB", (width, below + big + (96 if note else margin)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((margin, 34), "DreamBooth demo", INK, font(34))
-    draw.text((margin, top - 36), f"{len(photos)} photos of the subject", FAINT, font(20))
-    for number, path in enumerate(shown):
-        sheet.paste(fitted(path, small), (margin + number * (small + gap), top))
-    draw.text((margin, below - 76), f"“{prompt}”", INK, font(24))
-    for number, (label, path) in enumerate(pictures):
-        x = margin + number * (big + gap)
-        draw.text((x, below - 36), label, FAINT, font(20))
-        sheet.paste(fitted(path, big), (x, below))
-    draw.multiline_text((margin, below + big + 22), note, FAINT, font(17), spacing=6)
-    sheet.save(target)

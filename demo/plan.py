@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .console import phase
+from .recipe import FULL, PICTURE_BOOK, RANDOM, Recipe
+from .sampling import Sampling
 from .server import ComfyServer, has_accelerator
 from .workflow import MUTED, Json, set_widget
+from .world import HELD_OUT
 
 TEMPLATE = "dreambooth_demo"
 TEMPLATES = "dreambooth-demo"  # a pack of its own, so that the page can load the very graph
@@ -28,7 +31,7 @@ class Plan:
     """The numbers of one run."""
 
     base: str
-    small: bool
+    recipe: Recipe
     identifier: str
     noun: str
     steps: int
@@ -36,46 +39,84 @@ class Plan:
     class_images: int
 
     @property
+    def subject(self) -> str:
+        return f"{self.identifier} {self.noun}"
+
+    @property
     def prompt(self) -> str:
-        return f"a photo of {self.identifier} {self.noun} on the moon"
+        return f"a photo of {self.subject} on the moon"
 
     @property
     def name(self) -> str:
         return f"demo_{self.noun}".replace(" ", "_")
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.resolution, self.recipe.sampling_steps, self.recipe.cfg)
+
 
 def prepare_inputs(options: argparse.Namespace, server: ComfyServer) -> Plan:
     """Base and photos into the server's folders; what to train and how."""
-    small = options.checkpoint is None
     for value, name in ((options.steps, "--steps"), (options.resolution, "--resolution")):
         if value is not None and value < 1:
             raise DemoFailed(f"{name} {value}: give a positive number.")
-    if small:
-        from .random_base import ensure_base
-
-        with phase("small random base"):
-            source = ensure_base(server.base / "cache" / "small_sd15.safetensors")
-        remove_earlier_runs(server)
+    if options.subject not in HELD_OUT:
+        raise DemoFailed(f"--subject {options.subject}: choose one of {', '.join(HELD_OUT)}.")
+    source, recipe = choose_base(options, server)
+    base = link_file(source, server.folder("models/checkpoints"))
+    photos = server.folder("input") / PHOTOS
+    if options.images is None:
+        paint_photos(photos, options.subject, recipe.photo_side)
     else:
+        collect_photos(options.images, photos)
+    prepare_page(server)
+    return Plan(
+        base=base,
+        recipe=recipe,
+        identifier=options.identifier,
+        noun=options.noun or HELD_OUT[options.subject].kind,
+        steps=options.steps or recipe.steps,
+        resolution=options.resolution or recipe.resolution,
+        class_images=recipe.class_images
+        if options.class_images is None
+        else max(0, options.class_images),
+    )
+
+
+def choose_base(options: argparse.Namespace, server: ComfyServer) -> tuple[Path, Recipe]:
+    """The user's checkpoint, else the picture-book base, else the random one; and its numbers."""
+    if options.checkpoint is not None:
         source = options.checkpoint.expanduser().resolve()
         if not source.is_file():
             raise DemoFailed(f"There is no checkpoint {source}.")
         if not has_accelerator(server.python):
             print("  ! no GPU: a full Stable Diffusion takes minutes per step on a CPU")
-    base = link_file(source, server.folder("models/checkpoints"))
-    collect_photos(options.images, server.folder("input") / PHOTOS)
-    prepare_page(server)
-    return Plan(
-        base=base,
-        small=small,
-        identifier=options.identifier,
-        noun=options.noun,
-        steps=options.steps or (40 if small else 400),
-        resolution=options.resolution or (128 if small else 512),
-        class_images=(4 if small else 50)
-        if options.class_images is None
-        else max(0, options.class_images),
-    )
+        return source, FULL
+    remove_earlier_runs(server)
+    cache = server.base / "cache"
+    if not options.random_base:
+        from .picture_book import PACKED
+
+        if PACKED.is_file():
+            with phase("picture-book base"):
+                return expand_base(PACKED, cache / "picture_book_sd15.safetensors"), PICTURE_BOOK
+        print(f"  ! {PACKED} is missing: a random base takes its place")
+    from .random_base import ensure_base
+
+    with phase("small random base"):
+        return ensure_base(cache / "small_sd15.safetensors"), RANDOM
+
+
+def expand_base(packed: Path, target: Path) -> Path:
+    """The packed base as a checkpoint at ``target``."""
+    from ..trainer.checkpoint import CheckpointError
+    from .base.recipe import BaseFailed
+    from .picture_book import ensure_base
+
+    try:
+        return ensure_base(target, packed)
+    except (BaseFailed, CheckpointError) as error:
+        raise DemoFailed(str(error)) from error
 
 
 def link_file(source: Path, folder: Path) -> str:
@@ -90,16 +131,19 @@ def link_file(source: Path, folder: Path) -> str:
     return target.name
 
 
-def collect_photos(source: Path | None, target: Path) -> None:
-    """Copies the user's photos, or draws some."""
+def paint_photos(target: Path, subject: str, side: int) -> None:
+    """Five pictures of the subject in an emptied folder."""
+    from .photos import draw_photos
+
+    with phase(f"five pictures of {subject}"):
+        shutil.rmtree(target, ignore_errors=True)
+        draw_photos(target, subject, side)
+
+
+def collect_photos(source: Path, target: Path) -> None:
+    """Copies the user's photos into an emptied folder."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    if source is None:
-        from .photos import draw_photos
-
-        with phase("five pictures of a toy dog"):
-            draw_photos(target)
-        return
     folder = source.expanduser().resolve()
     files = (
         [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES]
@@ -131,7 +175,7 @@ def prepare_page(server: ComfyServer) -> None:
 
 def fill(workflow: Json, info: Json, plan: Plan) -> None:
     """Sets the widgets of the example to the plan."""
-    sampling_steps = 12 if plan.small else 24
+    recipe, how = plan.recipe, plan.sampling
     values: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": plan.base},
         "DreamBoothInstanceImages": {"folder": PHOTOS},
@@ -139,28 +183,22 @@ def fill(workflow: Json, info: Json, plan: Plan) -> None:
             "prompt": f"a photo of a {plan.noun}",
             "count": max(1, plan.class_images),
             "resolution": plan.resolution,
-            "steps": sampling_steps,
+            "steps": how.steps,
+            "cfg": how.cfg,
         },
         "DreamBoothConcept": {"identifier": plan.identifier, "class_noun": plan.noun},
         "DreamBoothSettings": {
             "steps": plan.steps,
             "resolution": plan.resolution,
-            "preview_steps": sampling_steps,
-            "preview_every": max(1, plan.steps // 4),
+            "preview_steps": how.steps,
+            "preview_cfg": how.cfg,
+            "preview_every": max(1, plan.steps // recipe.previews),
+            **recipe.settings,
         },
         "DreamBoothTrain": {"name": plan.name},
         "EmptyLatentImage": {"width": plan.resolution, "height": plan.resolution},
-        "KSampler": {"steps": sampling_steps},
+        "KSampler": {"steps": how.steps, "cfg": how.cfg},
     }
-    if plan.small:
-        # A random network learns from far larger steps than a trained one, and there is nothing
-        # yet that guidance could strengthen but noise.
-        values["DreamBoothSettings"] |= {
-            "trains": "unet",
-            "learning_rate": 1e-4,
-            "preview_cfg": 1.0,
-        }
-        values["DreamBoothClassImages"]["cfg"] = values["KSampler"]["cfg"] = 1.0
     for node_type, widgets in values.items():
         for widget, value in widgets.items():
             set_widget(workflow, info, node_type, widget, value)

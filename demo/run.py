@@ -1,8 +1,8 @@
 """From a fresh machine to a trained model and its pictures: ``python demo/run.py``.
 
-Makes its own Python environment and its own ComfyUI, draws five pictures of a toy dog, trains a
-small base on them inside ComfyUI and shows before and after. With ``--checkpoint`` and
-``--images`` the same steps train a real Stable Diffusion 1.5 on your own photos.
+Makes its own Python environment and its own ComfyUI, draws five pictures of a dog that the small
+picture-book base has never seen, trains it on them inside ComfyUI and shows before and after. With
+``--checkpoint`` and ``--images`` the same steps train a real Stable Diffusion 1.5 on your photos.
 """
 
 from __future__ import annotations
@@ -31,27 +31,32 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="run in this Python, which must have the packages;\n"
         "default: a virtual environment of the demo's own, also for --comfyui",
     )
-    add(
+    base = parser.add_mutually_exclusive_group().add_argument
+    base(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="train this SD 1.5 checkpoint;\ndefault: a small random base made on the spot",
+        help="train this SD 1.5 checkpoint;\ndefault: the small picture-book base that comes along",
     )
-    add(
-        "--images",
-        type=Path,
-        metavar="FOLDER",
-        help="photos of your subject;\ndefault: five drawn pictures of a toy dog",
+    base("--random-base", action="store_true", help="train a small random base, made on the spot")
+    photos = parser.add_mutually_exclusive_group().add_argument
+    photos("--images", type=Path, metavar="FOLDER", help="photos of your subject")
+    photos(
+        "--subject",
+        default="dog-1",
+        metavar="NAME",
+        help="without --images: five drawn pictures of this one (dog-1);\n"
+        "also cat-1, car-1, teapot-1 ...: a wrong name lists them",
     )
     add("--identifier", default="zwx", help="the rare word that will name it (zwx)")
-    add("--class", dest="noun", default="dog", help="what kind of thing it is (dog)")
-    add("--steps", type=int, help="optimizer steps (40; with --checkpoint 400)")
-    add("--resolution", type=int, help="pixels (128; with --checkpoint 512)")
+    add("--class", dest="noun", help="what kind of thing it is (dog; with --subject its own kind)")
+    add("--steps", type=int, help="optimizer steps (150; with --checkpoint 400)")
+    add("--resolution", type=int, help="pixels (64; with --checkpoint 512)")
     add(
         "--class-images",
         type=int,
         metavar="N",
-        help="for prior preservation, 0 for none\n(4; with --checkpoint 50)",
+        help="for prior preservation, 0 for none\n(16; with --checkpoint 50)",
     )
     add(
         "--work",

@@ -1,4 +1,4 @@
-"""The demo's parts that need no server: environment, pictures, progress, the way it stops."""
+"""The demo's parts that need no server: environment, client, progress, the way it stops."""
 
 import json
 import struct
@@ -9,12 +9,8 @@ import pytest
 from pack.demo import environment
 from pack.demo.client import ComfyClient, PromptFailed, PromptRejected
 from pack.demo.environment import EnvironmentFailed
-from pack.demo.photos import SIDE, draw_photos
-from pack.demo.pictures import draw_loss, draw_sheet, read_log, smooth, ticks
-from pack.demo.plan import DemoFailed, collect_photos
 from pack.demo.progress import TEXT, Tracker
 from pack.demo.server import PACK_NAME, link_pack
-from PIL import Image
 
 
 @pytest.fixture
@@ -145,44 +141,3 @@ def test_the_training_has_a_bar_of_its_own(capsys) -> None:
     tracker.on_event({"type": "execution_error", "data": {}})
     assert "✗ Train: training" in capsys.readouterr().out
     assert tracker.bar is None
-
-
-def test_the_drawn_photos_are_the_same_every_time(tmp_path: Path) -> None:
-    first, again = (draw_photos(tmp_path / name) for name in "ab")
-    assert len(first) == 5
-    for one, other in zip(first, again, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-        assert Image.open(one).size == (SIDE, SIDE)
-
-
-def test_pictures_of_a_run(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    rows = [{"step": i, "instance_loss": 1 / i, "class_loss": None} for i in range(1, 30)]
-    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 30, "inst')
-    assert len(read_log(log)) == 29
-    assert draw_loss(log, tmp_path / "loss.png")
-    photos = draw_photos(tmp_path / "photos")
-    pictures = [("before", photos[0]), ("after", photos[1])]
-    draw_sheet(photos, pictures, "a dog", "", tmp_path / "s.png")
-    assert Image.open(tmp_path / "s.png").width > 800
-    log.write_text("")
-    assert not draw_loss(log, tmp_path / "none.png")
-
-
-@pytest.mark.parametrize("values", [[0.0] * 5, [0.2]])
-def test_a_flat_or_single_loss_is_drawn(tmp_path: Path, values) -> None:
-    log = tmp_path / "log.jsonl"
-    rows = [{"step": i + 1, "instance_loss": v, "class_loss": v} for i, v in enumerate(values)]
-    log.write_text("\n".join(map(json.dumps, rows)))
-    assert draw_loss(log, tmp_path / "loss.png")
-
-
-def test_smoothing_and_ticks() -> None:
-    assert smooth([2.0, 2.0, 2.0], 10) == pytest.approx([2, 2, 2])
-    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-
-
-def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DemoFailed, match="no pictures"):
-        collect_photos(tmp_path, tmp_path / "target")

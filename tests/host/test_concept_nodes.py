@@ -105,8 +105,7 @@ def test_two_concepts_need_two_names(refuse, info, base_name, two_folders) -> No
 
 
 def test_pictures_from_a_wire(client, info, base_name, server, runs) -> None:
-    draw_photos(server.folder("input"))
-    names = ["toy_dog_1.png", "toy_dog_2.png"]
+    names = [path.name for path in draw_photos(server.folder("input"))[:2]]
     graph = Graph(info)
     one, two = (graph.add("LoadImage", image=name) for name in names)
     batch = graph.add("ImageBatch", image1=one[0], image2=two[0])
