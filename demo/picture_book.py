@@ -7,10 +7,8 @@ from pathlib import Path
 
 from .base.pack import FORMAT, PACKED, expand
 
-__all__ = ["PACKED", "ensure_base"]
 
-
-def ensure_base(path: Path, packed: Path) -> Path:
+def ensure_base(path: Path, packed: Path = PACKED) -> Path:
     """Expands the packed base to ``path`` unless that was made from these very bytes.
 
     Raises:
