@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from .pictures import FAINT, INK, PAPER, SERIES, font
 
-MARGIN, LABELS, GAP = 48, 92, 16
+MARGIN, LABELS, GAP = 48, 92, 14
 SIDE, COLUMNS = 256, 4
 LEFT = MARGIN + LABELS
 WIDTH = LEFT + COLUMNS * SIDE + (COLUMNS - 1) * GAP + MARGIN
