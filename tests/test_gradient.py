@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pack.trainer.checks import check
 from pack.trainer.events import ignore
 from pack.trainer.loop import _Run
 from pack.trainer.objective import draw_row
 from pack.trainer.precision import accelerator
+from pack.trainer.resume import Start
 from pack.trainer.setup import prepare
 from pack.trainer.tokenizer import tokenize
 from toy import CPU, make_concept, make_job, toy_base
@@ -22,9 +24,10 @@ from toy import CPU, make_concept, make_job, toy_base
 def prepared_run(folder: Path, accelerate, **options) -> _Run:
     concept = make_concept(folder / "pictures", **options.pop("concept", {}))
     job = make_job(folder, (concept,), **options)
-    return _Run(
-        prepare(job, toy_base(), CPU, ignore, lambda: None), accelerate, ignore, lambda: None
-    )
+    base = toy_base()
+    plan = check(job, base, CPU, ignore, lambda: None)
+    prepared = prepare(plan, base, Start(), ignore, lambda: None)
+    return _Run(prepared, accelerate, ignore, lambda: None)
 
 
 def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:

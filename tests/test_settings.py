@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from pack.trainer.config import ConfigError, TrainConfig
-from pack.trainer.events import Preview, Saved, Step
+from pack.trainer.events import Phase, Preview, Saved, Step
 from toy import Run, make_job, run, same
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
@@ -36,6 +36,10 @@ def other_previews(a: Run, b: Run) -> bool:
 
 def rates(r: Run) -> list[float]:
     return [step.learning_rate for step in r.of(Step)]
+
+
+def times_kept(r: Run) -> int:
+    return sum(phase == Phase("Keeping the state", 1, 1) for phase in r.of(Phase))
 
 
 Check = Callable[[Run, Run], bool]
@@ -89,6 +93,13 @@ FLIPS: dict[str, tuple[dict, Check]] = {
         {"save_prompts": False},
         lambda a, b: "zwx" in str(a.metadata) and "zwx" not in str(b.metadata),
     ),
+    "keep_state": (
+        {"keep_state": False},
+        lambda a, b: (
+            (a.result.folder / "state").exists() and not (b.result.folder / "state").exists()
+        ),
+    ),
+    "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
 }
 ELSEWHERE = {"keep", "optimizer", "attention", "gradient_checkpointing", "channels_last"}
 

@@ -29,10 +29,10 @@ def test_bad_names_are_refused(name: str) -> None:
 
 def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    assert RunFolder(job).name == "toy"
-    assert RunFolder(job).name == "toy-2"
+    assert RunFolder.reserve(job).name == "toy"
+    assert RunFolder.reserve(job).name == "toy-2"
     (tmp_path / "checkpoints" / "toy-3.safetensors").touch()
-    assert RunFolder(job).name == "toy-4"
+    assert RunFolder.reserve(job).name == "toy-4"
 
 
 def test_room_is_told_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,4 +65,4 @@ def test_extra_checkpoints_of_an_earlier_run_are_not_replaced(tmp_path: Path) ->
     job = make_job(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "toy-step000002.safetensors").touch()
-    assert RunFolder(job).name == "toy-2"
+    assert RunFolder.reserve(job).name == "toy-2"

@@ -1,4 +1,4 @@
-"""``python -m trainer job.json``: repeat a run from a shell."""
+"""``python -m trainer job.json``: finish, go on with or repeat a run from a shell."""
 
 import argparse
 import dataclasses
@@ -23,12 +23,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, help="checkpoint to start from, instead of the job's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="folder for the checkpoint and the run")
+    parser.add_argument(
+        "--again", action="store_true", help="train anew, even if the run is finished or can go on"
+    )
     args = parser.parse_args(argv)
     try:
         job = _read_job(args)
         base, _ = read_checkpoint(Path(job.base))
         result = train(
-            job, base, device=torch.device(args.device), listener=_print, control=_stop_on_sigint()
+            job,
+            base,
+            device=torch.device(args.device),
+            listener=_print,
+            control=_stop_on_signal(),
+            train_again=args.again,
         )
     except (*USER_ERRORS, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,15 +61,17 @@ def _read_job(args: argparse.Namespace) -> Job:
     return job
 
 
-def _stop_on_sigint():
-    """Ctrl-C once: save the finished steps. Twice: Python's usual way."""
+def _stop_on_signal():
+    """Ctrl-C once, or a system that asks us to end: save the finished steps. Twice: at once."""
     asked = []
 
     def on_signal(number: int, frame: object) -> None:
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
     return lambda: Command.STOP if asked else Command.GO_ON
 
 

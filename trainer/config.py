@@ -155,6 +155,19 @@ class TrainConfig:
         choices=("fp16", "bf16", "fp32"),
     )
     save_prompts: bool = option(True, "Write the prompts into the checkpoint's metadata.")
+    keep_state: bool = option(
+        True,
+        "Keep what a stopped, broken or finished run goes on from: weights and optimizer, 12 GB for"
+        " Stable Diffusion 1.5 with its text encoder.",
+    )
+    state_minutes: float = option(
+        10.0,
+        "Minutes of training that a crash may cost: the state is kept this often, and whenever the"
+        " run ends. 0: only when it ends.",
+        min=0.0,
+        max=10_000.0,
+        step=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -174,6 +187,25 @@ class TrainConfig:
     def rows_per_step(self) -> int:
         """Instance rows of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps
+
+
+# Settings that leave the weights after a given step as they are. All others belong to a run's
+# fingerprint, so that a run goes on, or is handed over, only where they are the same.
+WITHOUT_EFFECT_ON_WEIGHTS = frozenset(
+    {
+        "steps",
+        "preview_every",
+        "preview_prompt",
+        "preview_steps",
+        "preview_cfg",
+        "save_every",
+        "keep",
+        "save_precision",
+        "save_prompts",
+        "keep_state",
+        "state_minutes",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)

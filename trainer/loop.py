@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,14 +9,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .batch import Batch, make_batch
+from .checks import check
 from .config import Job
-from .events import Command, Control, Listener, Phase, Preview, Saved, Step, go_on, ignore
+from .events import Command, Control, Listener, Phase, Preview, Step, go_on, ignore
 from .objective import add_noise, combine, row_losses
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .precision import accelerator
-from .preview import encode_for_preview, sample
+from .preview import encode_for_preview, sample, save_picture
+from .resume import find_start
+from .saving import Saver
 from .setup import Prepared, prepare
+from .state import Result
 from .tokenizer import tokenize
+from .training_state import Progress, capture, restore
 
 
 class TrainingError(RuntimeError):
@@ -28,24 +32,6 @@ class _Stopped(Exception):
     """The user asked for the end; raised between two pieces of work, caught in the loop."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        checkpoint: the verified file; None if it was stopped before the first step.
-        steps: finished optimizer steps.
-        stopped: whether the user ended it early.
-    """
-
-    name: str
-    folder: Path | None
-    checkpoint: Path | None
-    steps: int
-    stopped: bool
-    seconds: float
-
-
 def train(
     job: Job,
     base: dict[str, Tensor],
@@ -53,13 +39,15 @@ def train(
     device: torch.device,
     listener: Listener = ignore,
     control: Control = go_on,
+    train_again: bool = False,
 ) -> Result:
-    """Run a job from its base weights to a verified checkpoint.
+    """Run a job from its base weights, or from where it was broken off, to a verified checkpoint.
 
     Args:
         base: single-file state dict on the CPU; it is used up (see :func:`setup.prepare`).
         listener: told everything that happens; what it raises ends the run, the work is kept.
         control: asked between pieces of work whether to stop.
+        train_again: begin anew under a fresh name, whatever this job's earlier runs have done.
 
     Raises:
         ConfigError, ImageError, UnsupportedModel, CheckpointError: before the first step.
@@ -73,11 +61,15 @@ def train(
     # a host may run us inside inference mode, where nothing can learn
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            prepared = prepare(job, base, device, listener, check_stop)
-        except _Stopped:
+            plan = check(job, base, device, listener, check_stop)
+            with find_start(plan, listener, train_again=train_again) as start:
+                if start.result:
+                    return start.result
+                prepared = prepare(plan, base, start, listener, check_stop)
+                with accelerator(prepared.precision, device) as accelerate:
+                    return _Run(prepared, accelerate, listener, check_stop).run()
+        except _Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
-        with accelerator(prepared.precision, device) as accelerate:
-            return _Run(prepared, accelerate, listener, check_stop).run()
 
 
 class _Run:
@@ -91,56 +83,73 @@ class _Run:
         self.accelerate = accelerate
         self.listener = listener
         self.check_stop = check_stop
-        self.done = 0
+        self.saver = Saver(prepared, listener)
         self.updating = False
         self.acp = self.model.alphas_cumprod.to(self.device, torch.float32)
-        for module in prepared.trained_parts.values():
+        self.parts = prepared.trained_parts
+        for module in self.parts.values():
             module.to(self.device)
-        parts = prepared.trained_parts
-        text_encoder = parts.get("text_encoder", nn.Module())
-        self.parameters = [p for module in parts.values() for p in module.parameters()]
+        text_encoder = self.parts.get("text_encoder", nn.Module())
+        self.parameters = [p for module in self.parts.values() for p in module.parameters()]
         self.optimizer = accelerate.prepare_optimizer(
-            make_optimizer(parts["unet"].parameters(), text_encoder.parameters(), self.config)
+            make_optimizer(self.parts["unet"].parameters(), text_encoder.parameters(), self.config)
         )
+        progress = prepared.state.progress if prepared.state else Progress()
+        self.done = progress.step
+        self.started = time.perf_counter() - progress.seconds
+        if prepared.state:
+            restore(prepared.state, self.parts, self.optimizer, accelerate.scaler)
+            prepared.state = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the loop began, in this process and in those before it."""
+        return time.perf_counter() - self.started
 
     def run(self) -> Result:
-        """Steps, previews and saves, in order; whatever ends the loop, the work is kept."""
-        self.started = time.perf_counter()
+        """Whatever ends the loop, the work is kept."""
         stopped = False
         try:
-            self._preview()
-            while self.done < self.config.steps:
-                self.check_stop()
-                self._step()
-                if self._is_due(self.config.save_every) and self.done < self.config.steps:
-                    self._save_extra()
-                if self._is_due(self.config.preview_every) or self.done == self.config.steps:
-                    self._preview()
+            self._loop()
         except _Stopped:
             stopped = True
         except BaseException:
             # an update that was interrupted may be half done: then its weights are no result
             if self.done and not self.updating:
-                self._save_final()
+                self._keep()
             raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        path = self._save_final() if self.done else None
-        seconds = time.perf_counter() - self.started
-        result = Result(self.p.folder.name, self.p.folder.folder, path, self.done, stopped, seconds)
-        self.p.folder.save_result(
-            {
-                "checkpoint": str(path) if path else None,
-                "steps": self.done,
-                "asked": self.config.steps,
-                "stopped": stopped,
-                "seconds": round(seconds, 3),
-            }
-        )
-        return result
+        path = self._keep() if self.done else None
+        return self.saver.result(path, self.done, stopped, self.seconds)
+
+    def _loop(self) -> None:
+        """Steps, previews and saves, in order."""
+        if not self.done or self._is_due(self.config.preview_every):
+            self._preview(again=False)
+        while self.done < self.config.steps:
+            self.check_stop()
+            self._step()
+            if self._is_due(self.config.save_every) and self.done < self.config.steps:
+                self.saver.extra(self.done)
+            if self.saver.state_is_due():
+                self._keep_state()
+            if self._is_due(self.config.preview_every) or self.done == self.config.steps:
+                self._preview()
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.done % every == 0
+
+    def _keep(self) -> Path:
+        """The weights as a checkpoint, and the state: each also where the other cannot be."""
+        try:
+            return self.saver.final(self.done)
+        finally:
+            self._keep_state()
+
+    def _keep_state(self) -> None:
+        tensors, numbers = capture(self.parts, self.optimizer, self.accelerate.scaler)
+        self.saver.state(self.done, self.seconds, tensors, numbers)
 
     def _step(self) -> None:
         """One optimizer step over ``gradient_accumulation_steps`` forward passes."""
@@ -168,7 +177,7 @@ class _Run:
             grad_norm=norm,
             skipped=bool(self.optimizer.step_was_skipped),
             step_seconds=time.perf_counter() - began,
-            seconds=time.perf_counter() - self.started,
+            seconds=self.seconds,
         )
         self.p.folder.log(event)
         self.listener(event)
@@ -226,9 +235,13 @@ class _Run:
                 " choose precision = bf16 or fp32. The weights before this step are kept."
             )
 
-    def _preview(self) -> None:
+    def _preview(self, *, again: bool = True) -> None:
+        """A picture of each prompt; without ``again`` only those that are not there."""
         prompts = self.p.previews
         for index, prompt in enumerate(prompts):
+            path = self.p.folder.sample(self.done, index)
+            if path.exists() and not again:
+                continue
             self.check_stop()
             self.listener(Phase("Sampling previews", index, len(prompts)))
             with torch.no_grad(), self.accelerate.autocast():
@@ -246,18 +259,5 @@ class _Run:
                     device=self.device,
                     check_stop=self.check_stop,
                 )
-            path = self.p.folder.save_sample(image, self.done, index, prompt)
+            save_picture(image, path)
             self.listener(Preview(self.done, prompt, image, path))
-
-    def _write(self, path: Path, step: int) -> None:
-        self.listener(Phase("Saving", 0, 1))
-        self.p.writer.write(path, self.p.trained_tensors(), step)
-        self.listener(Phase("Saving", 1, 1))
-        self.listener(Saved(step, path))
-
-    def _save_extra(self) -> None:
-        self.p.folder.save_extra(self.done, self._write, self.config.keep)
-
-    def _save_final(self) -> Path:
-        self._write(self.p.folder.checkpoint, self.done)
-        return self.p.folder.checkpoint

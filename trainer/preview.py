@@ -1,6 +1,8 @@
 """Sample pictures during a run: the weights as they train, no second copy, no trace left."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler
@@ -67,3 +69,10 @@ def encode_for_preview(
 ) -> list[Tensor]:
     """Hidden states of each prompt from the text encoder as it is now, ``[77, C]`` each."""
     return list(model.encode_prompts(tokenize(prompts).to(device)))
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """As PNG, whole or not at all: a run that goes on takes what is there as made."""
+    temporary = path.with_name(f".{path.stem}.partial")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, path)

@@ -1,37 +1,38 @@
-"""Everything before the first step: checks that cost nothing first, then the model and caches."""
+"""From a checked plan to a run that is ready for its next step: modules, caches, room on disk."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import provenance
 from .cache import LatentCache, encode_texts
-from .checkpoint import Layout, check_finite, detect, export, part_keys, weights_digest
-from .config import Concept, Job
+from .checkpoint import export, part_keys, weights_digest
+from .checks import Plan
+from .config import Job
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
-from .images import ImageError, ImageFile, check_image
 from .model import StableDiffusion
-from .names import check_name
-from .optim import check_optimizer
-from .precision import check_attention, resolve_precision
-from .state import CheckpointWriter, RunFolder, check_room
-from .tokenizer import overflow
+from .resume import Start
+from .state import CheckpointWriter, RunFolder, check_room, free_room
+from .training_state import STATE_BYTES, SavedState, fits
 
 _CACHE_BYTES = 128 * 1024  # of one 512² image's mean and std: 2 · 4 · 64² fp32 values
 
 
 @dataclass
 class Prepared:
-    """A run that is ready for its first step.
+    """A run that is ready for its next step.
 
     Attributes:
         texts: hidden states by prompt where the text encoder is frozen, else None.
         previews: prompts of the sample pictures.
         spelling: per trained part, the names and shapes of its tensors in the base's file.
+        folder: locked for this run.
+        state: to go on from; None: this is the beginning.
+        schedule: see :class:`training_state.Progress`.
+        states_kept: how many states the disk has room for.
     """
 
     job: Job
@@ -45,6 +46,10 @@ class Prepared:
     writer: CheckpointWriter
     folder: RunFolder
     spelling: dict[str, dict[str, Tensor]]
+    fingerprint: str
+    state: SavedState | None
+    schedule: tuple[int, ...]
+    states_kept: int
 
     @property
     def trained_parts(self) -> dict[str, nn.Module]:
@@ -56,35 +61,34 @@ class Prepared:
 
 
 def prepare(
-    job: Job,
+    plan: Plan,
     base: dict[str, Tensor],
-    device: torch.device,
+    start: Start,
     listener: Listener,
     check_stop: Callable[[], None],
 ) -> Prepared:
-    """Check the whole plan, then load, encode and reserve the run's folder.
+    """Load and encode; then reserve the run's folder, or set the one that goes on to its state.
 
     Args:
         base: the single-file state dict. It is used up: what trains is taken out of it, so that
             no second copy stays in memory.
+        start: a folder that is reserved becomes its own.
 
     Raises:
-        ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
+        ConfigError, CheckpointError: one sentence for the user.
     """
-    precision, layout = _check_plan(job, base, device, listener)
-    files = _read_pictures(job.concepts, listener, check_stop)
-
+    job, layout = plan.job, plan.layout
     listener(Phase("Loading the model", 0, 1))
-    job = _record_base(job, base, listener)
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
     trained = ["unet"] + ["text_encoder"] * job.config.trains_text_encoder
     spelling = {part: _take_out(base, model, part) for part in trained}
     _set_up_modules(model, job)
-    data_digest = provenance.dataset_digest(job.concepts, files)
-    metadata = provenance.metadata(job, job.base_digest, data_digest, precision)
-    writer = CheckpointWriter(base, job.config.save_precision, metadata)
-    _check_disk(job, writer.size(_export(model, spelling)), len(files))
+    if start.state and not fits(start.state, {part: getattr(model, part) for part in trained}):
+        start.give_up("was kept by other versions of the libraries", listener)
+    schedule = start.schedule(job.config)
+    writer = CheckpointWriter(base, job.config.save_precision, plan.metadata | _said(schedule))
+    states_kept = _check_disk(plan, start, writer.size(_export(model, spelling)), model, listener)
     listener(Phase("Loading the model", 1, 1))
 
     latents = LatentCache(Path(job.cache), model, vae_digest, job.config.resolution)
@@ -93,42 +97,34 @@ def prepare(
         listener(Phase("Encoding pictures", done, total))
         check_stop()
 
-    latents.fill(files, device, on_encoded)
+    latents.fill(plan.files, plan.device, on_encoded)
+    texts = _frozen_texts(job, model, plan.device)
+    folder = start.open_folder(plan)
+    # the state's tensors are mapped from files: who is done with them must be able to let go
+    state, start.state = start.state, None
     return Prepared(
         job=job,
-        device=device,
-        precision=precision,
+        device=plan.device,
+        precision=plan.precision,
         model=model,
         rows=PairedRows(job.concepts, job.config.seed),
         latents=latents,
-        texts=_frozen_texts(job, model, device),
+        texts=texts,
         previews=_preview_prompts(job),
         writer=writer,
-        folder=RunFolder(job),
+        folder=folder,
         spelling=spelling,
+        fingerprint=plan.fingerprint.digest,
+        state=state,
+        schedule=schedule,
+        states_kept=states_kept,
     )
 
 
-def _check_plan(
-    job: Job, base: dict[str, Tensor], device: torch.device, listener: Listener
-) -> tuple[str, Layout]:
-    """Everything that needs no picture and no model; returns the precision and the layout."""
-    check_name(job.name)
-    precision = resolve_precision(job.config.precision, device)
-    check_attention(job.config.attention, device)
-    check_optimizer(job.config, device)
-    layout = detect(base)
-    check_finite(base)
-    _check_prompts(job, listener)
-    return precision, layout
-
-
-def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
-    """The job with the digest of the weights that it really starts from."""
-    digest = weights_digest(base)
-    if job.base_digest and job.base_digest != digest:
-        listener(Note("the base's weights are not those of the recorded run: the result differs"))
-    return replace(job, base_digest=digest)
+def _said(schedule: tuple[int, ...]) -> dict[str, str]:
+    """A learning rate that fell towards one end and then towards another is no plain run's."""
+    broken = len(schedule) > 1
+    return {"dreambooth.schedule_steps": ", ".join(map(str, schedule))} if broken else {}
 
 
 def _frozen_texts(
@@ -160,19 +156,43 @@ def _export(model: StableDiffusion, spelling: dict[str, dict[str, Tensor]]) -> d
     return {key: tensor for key, tensor in tensors.items() if not tensor.is_meta}
 
 
-def _check_disk(job: Job, size: int, images: int) -> None:
+def _check_disk(
+    plan: Plan, start: Start, size: int, model: StableDiffusion, listener: Listener
+) -> int:
     """Room for the final file, the extra ones, one more while it is written, and the pictures.
 
+    What is left may hold states: two, and one more while it is written; else one or none.
+
+    Returns:
+        How many states can be kept.
+
     Raises:
-        ConfigError: not enough.
+        ConfigError: not enough for the files.
     """
-    config = job.config
+    job, config = plan.job, plan.job.config
     extras = min(config.keep + 1, config.steps // config.save_every) if config.save_every else 0
     shots = config.steps // config.preview_every + 2 if config.preview_every else 0
     pictures = shots * len(_preview_prompts(job)) * config.resolution**2 * 3
-    latents = images * _CACHE_BYTES * (config.resolution / 512) ** 2
+    latents = len(plan.files) * _CACHE_BYTES * (config.resolution / 512) ** 2
     Path(job.checkpoints).mkdir(parents=True, exist_ok=True)
-    check_room(Path(job.checkpoints), int(size * (1 + extras) + pictures + latents))
+    needed = int(size * (1 + extras) + pictures + latents)
+    check_room(Path(job.checkpoints), needed)
+    if not config.keep_state:
+        return 0
+    trained = [model.unet] + [model.text_encoder] * config.trains_text_encoder
+    weights = sum(p.numel() for module in trained for p in module.parameters())
+    state = weights * STATE_BYTES[config.optimizer]
+    left = free_room(Path(job.checkpoints)) - needed
+    left += start.folder.states.size() if start.folder else 0
+    kept = min(2, max(0, left // state - 1))
+    if not kept:
+        listener(
+            Note(
+                "no room on disk for this run's state: broken off, it cannot go on. Make"
+                f" {(2 * state - left) / 1e9:.1f} GB of room, or switch keep_state off"
+            )
+        )
+    return kept
 
 
 def _set_up_modules(model: StableDiffusion, job: Job) -> None:
@@ -199,34 +219,9 @@ def _enable_checkpointing(text_encoder: nn.Module) -> None:
     (new or text_encoder.gradient_checkpointing_enable)()
 
 
-def _check_prompts(job: Job, listener: Listener) -> None:
-    prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
-    for prompt in dict.fromkeys([*prompts, job.config.preview_prompt]):
-        if cut := overflow(prompt):
-            listener(Note(f"the prompt {prompt!r} is longer than 77 tokens: {cut!r} is cut off"))
-
-
 def _preview_prompts(job: Job) -> list[str]:
     if not job.config.preview_every:
         return []
     if job.config.preview_prompt.strip():
         return [job.config.preview_prompt]
     return list(dict.fromkeys(c.instance_prompt for c in job.concepts))
-
-
-def _read_pictures(
-    concepts: tuple[Concept, ...], listener: Listener, check_stop: Callable[[], None]
-) -> dict[str, ImageFile]:
-    """Decode every picture once, before anything costs time."""
-    paths = [path for c in concepts for path in c.instance_images]
-    paths += [path for c in concepts if c.has_prior for path in c.class_images]
-    paths = list(dict.fromkeys(paths))
-    files = {}
-    for done, path in enumerate(paths, 1):
-        try:
-            files[path] = check_image(path)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
-        listener(Phase("Reading pictures", done, len(paths)))
-        check_stop()
-    return files

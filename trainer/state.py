@@ -5,59 +5,132 @@ import glob
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
+from filelock import FileLock
 from torch import Tensor
 
 from .checkpoint import file_size, lossless_dtype, write_checkpoint
 from .config import ConfigError, Job
 from .events import Step
+from .files import read_json, write_text
+from .fingerprint import Fingerprint
 from .names import check_name
+from .training_state import StateFolder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class RunFolder:
-    """Where a run writes. Nothing that exists is overwritten: a taken name gets ``-2``, ``-3``…"""
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
 
-    def __init__(self, job: Job) -> None:
-        """Reserve a free name and write ``job.json``.
+    Attributes:
+        checkpoint: the verified file; None if it was stopped before the first step.
+        steps: finished optimizer steps.
+        stopped: whether the user ended it early.
+        seconds: of all its steps, those before it was resumed included.
+        reused: whether it was finished before and is handed over without training.
+    """
+
+    name: str
+    folder: Path | None
+    checkpoint: Path | None
+    steps: int
+    stopped: bool
+    seconds: float
+    reused: bool = False
+
+
+class RunFolder:
+    """Where a run writes. Two runs never share one: a taken name gets ``-2``, ``-3``…"""
+
+    def __init__(self, job: Job, name: str) -> None:
+        self.name = name
+        self.folder = Path(job.runs) / name
+        self.samples = self.folder / "samples"
+        self.states = StateFolder(self.folder / "state")
+        self._checkpoints = Path(job.checkpoints)
+        # the system takes a lock back from a process that is gone, so none is ever left over
+        self._lock = FileLock(self.folder / "lock")
+
+    @classmethod
+    def reserve(cls, job: Job) -> "RunFolder":
+        """Take a free name and write ``job.json``.
 
         Raises:
             ConfigError: the name is not one.
             OSError: the folder cannot be made.
         """
         check_name(job.name)
-        runs, self._checkpoints = Path(job.runs), Path(job.checkpoints)
-        runs.mkdir(parents=True, exist_ok=True)
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 100_000):
-            self.name = job.name if number == 1 else f"{job.name}-{number}"
-            if self.checkpoint.exists() or self._has_extras():
+        Path(job.runs).mkdir(parents=True, exist_ok=True)
+        Path(job.checkpoints).mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            run = cls(job, job.name if number == 1 else f"{job.name}-{number}")
+            if run.checkpoint.exists() or run._extras():
                 continue
             try:
-                (runs / self.name).mkdir()
+                run.folder.mkdir()
             except FileExistsError:
                 continue
             break
-        self.folder = runs / self.name
-        self.samples = self.folder / "samples"
-        self.samples.mkdir()
-        (self.folder / "job.json").write_text(job.to_json(), encoding="utf-8")
-        self._kept: list[Path] = []
+        run.lock()
+        run.samples.mkdir()
+        write_text(run.folder / "job.json", job.to_json())
+        return run
 
-    def _has_extras(self) -> bool:
-        """Whether checkpoints on the way to this name are still there from an earlier run."""
-        pattern = f"{glob.escape(self.name)}-step*.safetensors"
-        return any(self._checkpoints.glob(pattern))
+    def lock(self) -> bool:
+        """Keep every other run out until :meth:`release`; False if one is in there."""
+        try:
+            self._lock.acquire(timeout=0)
+        except (OSError, NotImplementedError):  # taken, or a file system that knows no locks
+            return False
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def go_on(self, job: Job, step: int) -> None:
+        """Set a locked run back to ``step``: what came later is forgotten, but for the samples."""
+        (self.folder / "result.json").unlink(missing_ok=True)
+        write_text(self.folder / "job.json", job.to_json())
+        self.samples.mkdir(exist_ok=True)
+        log = self.folder / "log.jsonl"
+        write_text(log, "".join(line + "\n" for line in _lines_up_to(log, step)))
+        self.states.prune(keep=2, up_to=step)
+        for pattern in (f".{glob.escape(self.name)}.*", f".{glob.escape(self.name)}-step*"):
+            for path in self._checkpoints.glob(f"{pattern}.partial"):
+                path.unlink(missing_ok=True)
+
+    def _extras(self) -> list[Path]:
+        """Checkpoints on the way to this name, oldest first."""
+        pattern = f"{glob.escape(self.name)}-step{'[0-9]' * 6}.safetensors"
+        return sorted(self._checkpoints.glob(pattern))
 
     @property
     def checkpoint(self) -> Path:
         """The finished file."""
         return self._checkpoints / f"{self.name}.safetensors"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """How it ended; empty while it runs, and after an error."""
+        return read_json(self.folder / "result.json")
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """None if none was kept: the run is of an earlier version, or was never begun."""
+        parts = read_json(self.folder / "fingerprint.json")
+        return Fingerprint(parts) if parts else None
+
+    def save_fingerprint(self, fingerprint: Fingerprint) -> None:
+        text = json.dumps(fingerprint.parts, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.folder / "fingerprint.json", text)
 
     def log(self, step: Step) -> None:
         """Append a line to ``log.jsonl``; numbers that are not finite become null."""
@@ -69,24 +142,32 @@ class RunFolder:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def save_sample(self, image: Image.Image, step: int, index: int, prompt: str) -> Path:
-        """A preview as PNG; the number of digits keeps them in order."""
-        path = self.samples / f"step{step:06d}_{index:02d}.png"
-        image.save(path)
-        return path
+    def sample(self, step: int, index: int) -> Path:
+        """A preview's place; the number of digits keeps them in order."""
+        return self.samples / f"step{step:06d}_{index:02d}.png"
 
     def save_result(self, result: Mapping[str, object]) -> None:
         text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        (self.folder / "result.json").write_text(text, encoding="utf-8")
+        write_text(self.folder / "result.json", text)
 
     def save_extra(self, step: int, write: Callable[[Path, int], None], keep: int) -> Path:
         """A checkpoint on the way; beyond ``keep`` the oldest goes, after the new one stands."""
         path = self._checkpoints / f"{self.name}-step{step:06d}.safetensors"
         write(path, step)
-        self._kept.append(path)
-        while len(self._kept) > keep:
-            self._kept.pop(0).unlink(missing_ok=True)
+        for old in self._extras()[:-keep]:
+            old.unlink(missing_ok=True)
         return path
+
+
+def _lines_up_to(log: Path, step: int) -> Iterator[str]:
+    """The lines of a log until a step, without one that was cut short."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    for line in text.splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue
 
 
 class CheckpointWriter:
@@ -133,9 +214,14 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         ConfigError: with both numbers.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_room(folder)
     if needed > free:
         raise ConfigError(
             f"no room on disk: this run will write {needed / 1e9:.1f} GB, {str(folder)!r} has"
             f" {free / 1e9:.1f} GB free; make room, keep fewer checkpoints or save in fp16"
         )
+
+
+def free_room(folder: Path) -> int:
+    """Bytes."""
+    return shutil.disk_usage(folder).free

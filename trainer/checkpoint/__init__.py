@@ -3,7 +3,7 @@ write and verify."""
 
 from .convert import build, export, key_map, part_keys
 from .errors import CheckpointError, UnsupportedModel
-from .file import file_size, read_checkpoint, write_checkpoint
+from .file import checksums, file_size, read_checkpoint, write_checkpoint
 from .layout import PARTS, Layout, detect
 from .values import check_finite, lossless_dtype, weights_digest
 
@@ -14,6 +14,7 @@ __all__ = [
     "UnsupportedModel",
     "build",
     "check_finite",
+    "checksums",
     "detect",
     "export",
     "file_size",

@@ -73,13 +73,13 @@ def write_checkpoint(
     metadata: Mapping[str, str],
     *,
     dtypes: Dtypes | None = None,
-) -> None:
+) -> dict[str, int]:
     """Writes one safetensors file so that ``path`` is either the old file or a verified new one.
 
     ``dtypes`` says which tensors to cast; the others keep their own dtype. One tensor at a time is
     cast, checked and written. The same inputs give the same bytes. Raises CheckpointError and
     leaves an old file untouched if a value is not finite (also after the cast), if the disk
-    refuses, or if the written bytes read back differently.
+    refuses, or if the written bytes read back differently. Returns the file's ``checksums``.
     """
     path = Path(path)
     header, entries = _plan(tensors, metadata, dtypes or {})
@@ -90,6 +90,7 @@ def write_checkpoint(
         _verify(temporary, tensors, entries, metadata, sums)
         os.replace(temporary, path)
         _sync_folder(path.parent)
+        return sums
     except OSError as error:
         size = file_size(tensors, dtypes) / _GIB
         raise CheckpointError(
@@ -98,6 +99,11 @@ def write_checkpoint(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The CRC-32 of each tensor's bytes."""
+    return {name: zlib.crc32(raw_bytes(tensor)) for name, tensor in tensors.items()}
 
 
 def _plan(

@@ -1,0 +1,101 @@
+"""What can be refused before the model is loaded, cheap checks first, and what it finds out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import provenance
+from .checkpoint import Layout, check_finite, detect, weights_digest
+from .config import Concept, Job
+from .events import Listener, Note, Phase
+from .fingerprint import Fingerprint, take_fingerprint
+from .images import ImageError, ImageFile, check_image
+from .names import check_name
+from .optim import check_optimizer
+from .precision import check_attention, resolve_precision
+from .tokenizer import overflow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that nothing speaks against so far.
+
+    Attributes:
+        job: with the digest of the weights that it really starts from.
+        precision: as resolved for the device.
+        files: every picture, by path.
+        metadata: of the checkpoint.
+    """
+
+    job: Job
+    device: torch.device
+    precision: str
+    layout: Layout
+    files: dict[str, ImageFile]
+    metadata: dict[str, str]
+    fingerprint: Fingerprint
+
+
+def check(
+    job: Job,
+    base: dict[str, Tensor],
+    device: torch.device,
+    listener: Listener,
+    check_stop: Callable[[], None],
+) -> Plan:
+    """Check everything that needs no model, read the pictures, take the digests.
+
+    Raises:
+        ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
+    """
+    check_name(job.name)
+    precision = resolve_precision(job.config.precision, device)
+    check_attention(job.config.attention, device)
+    check_optimizer(job.config, device)
+    layout = detect(base)
+    check_finite(base)
+    _check_prompts(job, listener)
+    files = _read_pictures(job.concepts, listener, check_stop)
+    listener(Phase("Looking at the base", 0, 1))
+    job = _record_base(job, base, listener)
+    fingerprint = take_fingerprint(job, files, precision)
+    data_digest = provenance.dataset_digest(job.concepts, files)
+    metadata = provenance.metadata(job, job.base_digest, data_digest, precision)
+    metadata["dreambooth.fingerprint"] = fingerprint.digest
+    listener(Phase("Looking at the base", 1, 1))
+    return Plan(job, device, precision, layout, files, metadata, fingerprint)
+
+
+def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
+    """The job with the digest of the weights that it really starts from."""
+    digest = weights_digest(base)
+    if job.base_digest and job.base_digest != digest:
+        listener(Note("the base's weights are not those of the recorded run: the result differs"))
+    return replace(job, base_digest=digest)
+
+
+def _check_prompts(job: Job, listener: Listener) -> None:
+    prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
+    for prompt in dict.fromkeys([*prompts, job.config.preview_prompt]):
+        if cut := overflow(prompt):
+            listener(Note(f"the prompt {prompt!r} is longer than 77 tokens: {cut!r} is cut off"))
+
+
+def _read_pictures(
+    concepts: tuple[Concept, ...], listener: Listener, check_stop: Callable[[], None]
+) -> dict[str, ImageFile]:
+    """Decode every picture once, before anything costs time."""
+    paths = [path for c in concepts for path in c.instance_images]
+    paths += [path for c in concepts if c.has_prior for path in c.class_images]
+    paths = list(dict.fromkeys(paths))
+    files = {}
+    for done, path in enumerate(paths, 1):
+        try:
+            files[path] = check_image(path)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        listener(Phase("Reading pictures", done, len(paths)))
+        check_stop()
+    return files

@@ -1,0 +1,39 @@
+"""Small files of a run: a text is written whole or not at all, JSON that is damaged is no JSON."""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one move."""
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""What makes a run the run it is: two runs with one fingerprint have the same weights after the
+same number of steps."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job
+from .images import ImageFile
+
+# Raised whenever the same inputs come to train to other weights.
+TRAINING = 1
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that the weights depend on, as JSON values, so that a difference has a name."""
+
+    parts: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the parts."""
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+
+
+def take_fingerprint(job: Job, files: dict[str, ImageFile], precision: str) -> Fingerprint:
+    """Of a job whose ``base_digest`` is known.
+
+    Args:
+        files: every picture of the job, by path.
+        precision: as resolved for the device.
+    """
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(job.config).items()
+        if name not in WITHOUT_EFFECT_ON_WEIGHTS
+    }
+    return Fingerprint(
+        {
+            "training": TRAINING,
+            "base": job.base_digest,
+            "clip_skip": job.clip_skip,
+            "settings": settings | {"precision": precision},
+            "concepts": [_concept(concept, files) for concept in job.concepts],
+        }
+    )
+
+
+def _concept(concept: Concept, files: dict[str, ImageFile]) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "instance_prompt": concept.instance_prompt,
+        "instance images": [files[path].digest for path in concept.instance_images],
+        "repeats": concept.repeats,
+    }
+    if concept.has_prior:
+        values |= {
+            "class_prompt": concept.class_prompt,
+            "class images": [files[path].digest for path in concept.class_images],
+            "prior_weight": concept.prior_weight,
+        }
+    return values
+
+
+def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """What differs, in words: settings and prompts with both values, pictures with their number."""
+    said = []
+    old, new = before.parts, now.parts
+    if old.get("training") != new["training"]:
+        said.append("another version of this trainer")
+    if old.get("base") != new["base"]:
+        said.append("the base's weights")
+    said += _changed({"clip_skip": old.get("clip_skip")}, {"clip_skip": new["clip_skip"]})
+    said += _changed(old.get("settings", {}), new["settings"])
+    concepts = old.get("concepts", []), new["concepts"]
+    if len(concepts[0]) != len(concepts[1]):
+        return [*said, f"number of concepts {len(concepts[0])} → {len(concepts[1])}"]
+    for one, other in zip(*concepts, strict=True):
+        said += _changed(one, other)
+    return said
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    said = []
+    for name in dict.fromkeys([*old, *new]):
+        one, other = old.get(name), new.get(name)
+        if one == other:
+            continue
+        if name.endswith("images"):
+            one, other = len(one or ()), len(other or ())
+            said.append(f"{name} {one} → {other}" if one != other else f"{name}: pictures changed")
+        else:
+            said.append(f"{name} {_shown(one)} → {_shown(other)}")
+    return said
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)

@@ -1,0 +1,79 @@
+"""What a run leaves on disk while it goes and when it ends: checkpoints, states, the result."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .checkpoint import CheckpointError
+from .events import Listener, Note, Phase, Saved
+from .files import sha256
+from .setup import Prepared
+from .state import Result
+from .training_state import Progress
+
+
+class Saver:
+    """Writes for one run; asks the modules for their weights at that moment."""
+
+    def __init__(self, prepared: Prepared, listener: Listener) -> None:
+        self._p = prepared
+        self._config = prepared.job.config
+        self._folder = prepared.folder
+        self._listener = listener
+        self._kept_at = time.monotonic()
+
+    def extra(self, step: int) -> None:
+        """A checkpoint on the way."""
+        self._folder.save_extra(step, self._write, self._config.keep)
+
+    def final(self, step: int) -> Path:
+        """The checkpoint; a file of fewer steps that this run wrote before is replaced."""
+        self._write(self._folder.checkpoint, step)
+        return self._folder.checkpoint
+
+    def _write(self, path: Path, step: int) -> None:
+        self._listener(Phase("Saving", 0, 1))
+        self._p.writer.write(path, self._p.trained_tensors(), step)
+        self._listener(Phase("Saving", 1, 1))
+        self._listener(Saved(step, path))
+
+    def state_is_due(self) -> bool:
+        minutes = self._config.state_minutes
+        return bool(minutes) and time.monotonic() - self._kept_at >= minutes * 60
+
+    def state(
+        self, step: int, seconds: float, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+    ) -> None:
+        """Keep what the run can go on from; that it cannot be kept ends no run."""
+        states = self._folder.states
+        if not self._p.states_kept or step in states.steps()[-1:]:
+            return
+        self._listener(Phase("Keeping the state", 0, 1))
+        try:
+            states.write(Progress(step, seconds, self._p.schedule), tensors, numbers)
+            states.prune(self._p.states_kept, step)
+        except (CheckpointError, OSError) as error:
+            self._listener(Note(f"the state after step {step} was not kept: {error}"))
+        self._listener(Phase("Keeping the state", 1, 1))
+        self._kept_at = time.monotonic()
+
+    def result(self, path: Path | None, step: int, stopped: bool, seconds: float) -> Result:
+        """Write down how the run ended; a finished one needs no more than one state."""
+        if not stopped:
+            self._folder.states.prune(1 if self._config.keep_state else 0, step)
+        self._folder.save_result(
+            {
+                "checkpoint": str(path) if path else None,
+                "sha256": sha256(path) if path else None,
+                "fingerprint": self._p.fingerprint,
+                "steps": step,
+                "asked": self._config.steps,
+                "schedule": self._p.schedule,
+                "stopped": stopped,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return Result(self._folder.name, self._folder.folder, path, step, stopped, seconds)

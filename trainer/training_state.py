@@ -1,0 +1,186 @@
+"""The whole state between two steps, on disk: from it a run goes on as if nothing had happened.
+
+Every random draw is a function of (seed, purpose, position), so the state is the weights that learn
+in fp32, the optimizer's moments, the loss scaler's numbers under fp16, and how many steps are done.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn import Parameter
+
+from .checkpoint import CheckpointError, checksums, read_checkpoint, write_checkpoint
+from .files import read_json, write_text
+
+FORMAT = 1
+# Of a trained weight: itself in fp32 and AdamW's two moments; adamw8bit keeps a byte of each.
+STATE_BYTES = {"adamw": 12, "adamw8bit": 6}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: finished optimizer steps.
+        seconds: that they took.
+        schedule: the numbers of steps towards which the learning rate fell, one after the other;
+            more than one if others were asked for on the way, none if it is constant.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    schedule: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state that was read and checked."""
+
+    progress: Progress
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, Any]
+
+
+class StateFolder:
+    """``step000123.safetensors`` with the tensors, and ``step000123.json`` that makes it count.
+
+    The JSON is written last and holds each tensor's checksum: a state without it was not finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def steps(self) -> list[int]:
+        """Of the states that were finished, oldest first."""
+        return sorted(int(p.stem[4:]) for p in self._folder.glob("step[0-9]*.json"))
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self._folder.glob("*"))
+
+    def write(
+        self, progress: Progress, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+    ) -> None:
+        """Write, verify, and only then let it count.
+
+        Raises:
+            CheckpointError, OSError: what was kept before is untouched.
+        """
+        self._folder.mkdir(exist_ok=True)
+        path = self._path(progress.step)
+        sums = write_checkpoint(path, tensors, {})
+        about = {
+            "format": FORMAT,
+            "seconds": progress.seconds,
+            "schedule": progress.schedule,
+            "numbers": numbers,
+            "crc32": sums,
+        }
+        write_text(path.with_suffix(".json"), json.dumps(about) + "\n")
+
+    def read(self, step: int) -> SavedState:
+        """A state whose every byte is as it was written.
+
+        Raises:
+            CheckpointError: it is damaged, or of another version.
+        """
+        path = self._path(step)
+        about = read_json(path.with_suffix(".json"))
+        tensors, _ = read_checkpoint(path)
+        if about.get("format") != FORMAT or checksums(tensors) != about.get("crc32"):
+            raise CheckpointError(f"{path.name} is damaged or of another version.")
+        progress = Progress(step, about["seconds"], tuple(about["schedule"]))
+        return SavedState(progress, tensors, about["numbers"])
+
+    def prune(self, keep: int, up_to: int) -> None:
+        """Only the newest ``keep`` up to a step stay, and nothing that was not finished."""
+        stay = [step for step in self.steps() if step <= up_to]
+        names = {f"step{step:06d}" for step in stay[max(0, len(stay) - keep) :]}
+        # of each pair the JSON goes first: alone, the tensors do not count
+        for path in sorted(self._folder.glob("*")):
+            if path.stem not in names:
+                path.unlink(missing_ok=True)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step{step:06d}.safetensors"
+
+
+def capture(
+    parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, scaler: GradScaler | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, numbers) of weights, optimizer and loss scaler by name, without copies."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, parameter in _parameters(parts):
+        tensors[f"weights.{name}"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            kind = tensors if isinstance(value, Tensor) else numbers
+            kind[f"optimizer.{name}:{key}"] = value
+    for key, value in (scaler.state_dict() if scaler else {}).items():
+        numbers[f"scaler:{key}"] = value
+    return tensors, numbers
+
+
+def fits(state: SavedState, parts: Mapping[str, nn.Module]) -> bool:
+    """Whether the state's weights are these modules' by name and shape.
+
+    Another version of diffusers or transformers may call them differently.
+    """
+    prefix = "weights."
+    saved = {
+        key.removeprefix(prefix): tensor.shape
+        for key, tensor in state.tensors.items()
+        if key.startswith(prefix)
+    }
+    return saved == {name: parameter.shape for name, parameter in _parameters(parts)}
+
+
+def restore(
+    state: SavedState,
+    parts: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler | None,
+) -> None:
+    """Put a state that fits into modules that are on their device, optimizer and loss scaler."""
+    names = {id(parameter): name for name, parameter in _parameters(parts)}
+    held: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+    for place, value in [*state.tensors.items(), *state.numbers.items()]:
+        if place.startswith("optimizer."):
+            name, key = place.removeprefix("optimizer.").rsplit(":", 1)
+            held[name][key] = value
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    loaded = {}
+    for index, parameter in enumerate(order):
+        name = names[id(parameter)]
+        with torch.no_grad():
+            parameter.copy_(state.tensors[f"weights.{name}"])
+        if held[name]:
+            loaded[index] = {key: _as_held(value, parameter) for key, value in held[name].items()}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": loaded, "param_groups": groups})
+    prefix = "scaler:"
+    scale = {k.removeprefix(prefix): v for k, v in state.numbers.items() if k.startswith(prefix)}
+    if scaler and scale:
+        scaler.load_state_dict(scale)
+
+
+def _parameters(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, Parameter]]:
+    for part, module in parts.items():
+        for name, parameter in module.named_parameters():
+            yield f"{part}.{name}", parameter
+
+
+def _as_held(value: Any, parameter: Parameter) -> Any:
+    """A copy, a moment in its weight's own memory layout: fused kernels walk both side by side."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
