@@ -32,7 +32,7 @@ class DreamBoothTrain(io.ComfyNode):
             description=(
                 "Trains the wired model on your concepts, writes a checkpoint that every loader"
                 " reads, and hands on the trained model in the same queue. Cancel stops within a"
-                " step and keeps the finished ones."
+                " step and keeps the finished ones: queue again, and it goes on."
             ),
             search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
             inputs=[
@@ -43,9 +43,21 @@ class DreamBoothTrain(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my_dreambooth",
-                    tooltip="Of the checkpoint. A taken name gets a number: nothing is replaced.",
+                    tooltip=(
+                        "Of the checkpoint. The same run under the same name goes on, or is handed"
+                        " over if it is finished; another one gets a number."
+                    ),
                 ),
                 Settings.Input("settings", optional=True, tooltip="Without: the defaults."),
+                io.Boolean.Input(
+                    "train_again",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Train from the first step under a fresh name, even if this very run is"
+                        " finished or could go on."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="MODEL"),
@@ -80,6 +92,7 @@ class DreamBoothTrain(io.ComfyNode):
         concepts: tuple[Concept, ...],
         name: str,
         settings: TrainConfig | None = None,
+        train_again: bool = False,
     ) -> io.NodeOutput:
         check_packages()
         from ..trainer.loop import train  # not at the top: the pack loads without its packages
@@ -106,6 +119,7 @@ class DreamBoothTrain(io.ComfyNode):
                 device=host.device(),
                 listener=reporter,
                 control=reporter.progress.command,
+                train_again=train_again,
             )
         reporter.progress.raise_if_interrupted()
         if result.checkpoint is None or result.folder is None:
@@ -158,6 +172,8 @@ class Reporter:
 
     def summary(self, result: Result) -> str:
         pace = f"{result.steps} steps in {_clock(result.seconds)}"
+        if result.reused:
+            pace = f"handed over, finished earlier with {pace}"
         lines = [f"{result.name}: {pace}", f"checkpoint: {result.checkpoint}"]
         return "\n".join([*lines, *self.notes])
 

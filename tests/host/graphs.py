@@ -75,7 +75,12 @@ class Graph(dict):
         return self.add("DreamBoothConcept", instance_images=images[0], **inputs)
 
     def train(
-        self, base: Loaded, concepts: Node, name: str, settings: Mapping[str, Any] | None = None
+        self,
+        base: Loaded,
+        concepts: Node,
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        **inputs: Any,
     ) -> Node:
         """*DreamBooth Settings* and *DreamBooth Train*."""
         chosen = self.add("DreamBoothSettings", **(QUICK | dict(settings or {})))
@@ -87,6 +92,7 @@ class Graph(dict):
             concepts=concepts[0],
             name=name,
             settings=chosen[0],
+            **inputs,
         )
 
     def sample(self, loaded: Loaded, *, seed: int = 1, prompt: str = "a photo of zwx dog") -> Node:
@@ -121,13 +127,14 @@ def small_run(
     folder: str,
     name: str,
     settings: Mapping[str, Any] | None = None,
+    train_again: bool = False,
     **concept: Any,
 ) -> tuple[Graph, Node]:
     """The shortest graph that trains: (graph, its *DreamBooth Train*)."""
     graph = Graph(info)
     base = graph.load(base_name)
     concepts = graph.concept(graph.photos(folder), **concept)
-    return graph, graph.train(base, concepts, name, settings)
+    return graph, graph.train(base, concepts, name, settings, train_again=train_again)
 
 
 def pixels(client: ComfyClient, outcome: Outcome, node: Node) -> np.ndarray:

@@ -24,7 +24,8 @@ def repeated(connect, info, base_name, drawn) -> None:
     client = connect()
     for name, seed in (("same", 5), ("same", 5), ("other", 5), ("seed", 6)):
         forget(client, info)
-        graph, _ = small_run(info, base_name, drawn, name, SETTINGS | {"seed": seed})
+        settings = SETTINGS | {"seed": seed}
+        graph, _ = small_run(info, base_name, drawn, name, settings, train_again=True)
         client.run(graph)
     client.close()
 
