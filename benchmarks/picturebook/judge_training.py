@@ -202,6 +202,7 @@ def learn_stage(
     g: torch.Generator,
     say=print,
 ) -> None:
+    """Moves ``net``; its heads for attributes learn only where they count."""
     parameters = [*net.parameters(), *(extra.parameters() if stage.attributes else ())]
     optimizer = torch.optim.AdamW(parameters, stage.lr, weight_decay=0.02)
     began, seen = time.perf_counter(), torch.zeros(3)
