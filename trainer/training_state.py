@@ -4,6 +4,7 @@ Every random draw is a function of (seed, purpose, position), so the state is th
 in fp32, the optimizer's moments, the loss scaler's numbers under fp16, and how many steps are done.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ class StateFolder:
         # of each pair the JSON goes first: alone, the tensors do not count
         for path in sorted(self._folder.glob("*")):
             if path.stem not in names:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # Windows keeps what someone still reads
+                    path.unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step{step:06d}.safetensors"
