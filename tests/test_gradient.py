@@ -78,7 +78,7 @@ def test_loss_and_gradient_equal_float64(
         expected, grads = reference(run)
         total = 0.0
         for start in range(0, batch * accumulation, batch):
-            parts = run._forward_backward(run._batch(range(start, start + batch)))
+            parts = run.gradients.forward_backward(run.gradients.batch(range(start, start + batch)))
             total += parts[0].item()
     assert total == pytest.approx(expected, rel=1e-5)
     named = {f"unet.{k}": v for k, v in run.model.unet.named_parameters()}
@@ -94,6 +94,6 @@ def test_timesteps_of_the_batch_differ(tmp_path: Path) -> None:
     """The cases above would prove little if their rows shared a timestep."""
     with accelerator("fp32", CPU) as accelerate:
         run = prepared_run(tmp_path, accelerate, batch_size=3)
-        batch = run._batch(range(3))
+        batch = run.gradients.batch(range(3))
     assert len(set(batch.timesteps.tolist())) == 6
     assert batch.is_class.tolist() == [False] * 3 + [True] * 3

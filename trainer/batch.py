@@ -29,6 +29,18 @@ class Batch:
     is_class: Tensor
     prompts: list[str]
 
+    def select(self, rows: Tensor) -> "Batch":
+        """Some of the rows, ``rows``: ``[B]`` bool."""
+        chosen = rows.tolist()
+        return Batch(
+            self.latents[rows],
+            self.noise[rows],
+            self.timesteps[rows],
+            self.weights[rows],
+            self.is_class[rows],
+            [prompt for prompt, keep in zip(self.prompts, chosen, strict=True) if keep],
+        )
+
 
 def make_batch(
     rows: PairedRows,

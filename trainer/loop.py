@@ -8,24 +8,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .batch import Batch, make_batch
 from .checks import check
 from .config import Job
-from .events import Command, Control, Listener, Phase, Preview, Step, go_on, ignore
-from .objective import add_noise, combine, row_losses
+from .errors import TrainingError
+from .events import Command, Control, Listener, Note, Step, go_on, ignore
+from .gradients import Gradients, Losses
+from .ladder import is_out_of_memory
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .precision import accelerator
-from .preview import encode_for_preview, sample, save_picture
+from .previews import Previews
 from .resume import find_start
 from .saving import Saver
+from .sentinel import Sentinel, Verdict
 from .setup import Prepared, prepare
 from .state import Result
-from .tokenizer import tokenize
-from .training_state import Progress, capture, restore
+from .training_state import SavedState, capture, restore
 
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says at which step, why, and what to do."""
+RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
 
 
 class _Stopped(Exception):
@@ -51,7 +50,7 @@ def train(
 
     Raises:
         ConfigError, ImageError, UnsupportedModel, CheckpointError: before the first step.
-        TrainingError: the numbers went bad; the last good weights are on disk.
+        TrainingError: the numbers went bad or the memory ran out; what was good is on disk.
     """
 
     def check_stop() -> None:
@@ -73,7 +72,12 @@ def train(
 
 
 class _Run:
-    """The state of the loop: modules on the device, the optimizer, how many steps are done."""
+    """The state of the loop: modules on the device, the optimizer, how many steps are done.
+
+    Attributes:
+        updating: an update is on its way and may be half done.
+        learned: some update has reached the weights, so there is something to keep.
+    """
 
     def __init__(self, prepared: Prepared, accelerate: Accelerator, listener: Listener, check_stop):
         self.p = prepared
@@ -85,7 +89,7 @@ class _Run:
         self.check_stop = check_stop
         self.saver = Saver(prepared, listener)
         self.updating = False
-        self.acp = self.model.alphas_cumprod.to(self.device, torch.float32)
+        self.learned = False
         self.parts = prepared.trained_parts
         for module in self.parts.values():
             module.to(self.device)
@@ -94,12 +98,20 @@ class _Run:
         self.optimizer = accelerate.prepare_optimizer(
             make_optimizer(self.parts["unet"].parameters(), text_encoder.parameters(), self.config)
         )
-        progress = prepared.state.progress if prepared.state else Progress()
-        self.done = progress.step
-        self.started = time.perf_counter() - progress.seconds
+        self.gradients = Gradients(prepared, accelerate, listener, check_stop)
+        self.previews = Previews(prepared, accelerate, listener, check_stop)
+        self.sentinel = Sentinel(prepared.precision)
+        self.done = 0
+        seconds = prepared.state.progress.seconds if prepared.state else 0.0
+        self.started = time.perf_counter() - seconds
         if prepared.state:
-            restore(prepared.state, self.parts, self.optimizer, accelerate.scaler)
+            self.sentinel.rate = prepared.state.numbers.get(RATE, 1.0)
+            self._restore(prepared.state)
             prepared.state = None
+
+    def _restore(self, state: SavedState) -> None:
+        restore(state, self.parts, self.optimizer, self.accelerate.scaler)
+        self.done, self.learned = state.progress.step, True
 
     @property
     def seconds(self) -> float:
@@ -115,27 +127,27 @@ class _Run:
             stopped = True
         except BaseException:
             # an update that was interrupted may be half done: then its weights are no result
-            if self.done and not self.updating:
+            if self.learned and not self.updating:
                 self._keep()
             raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        path = self._keep() if self.done else None
+        path = self._keep() if self.learned else None
         return self.saver.result(path, self.done, stopped, self.seconds)
 
     def _loop(self) -> None:
         """Steps, previews and saves, in order."""
         if not self.done or self._is_due(self.config.preview_every):
-            self._preview(again=False)
+            self.previews.take(self.done, again=False)
         while self.done < self.config.steps:
             self.check_stop()
             self._step()
             if self._is_due(self.config.save_every) and self.done < self.config.steps:
                 self.saver.extra(self.done)
-            if self.saver.state_is_due():
+            if self.saver.state_is_due() and self.sentinel.calm:
                 self._keep_state()
             if self._is_due(self.config.preview_every) or self.done == self.config.steps:
-                self._preview()
+                self.previews.take(self.done)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.done % every == 0
@@ -149,115 +161,89 @@ class _Run:
 
     def _keep_state(self) -> None:
         tensors, numbers = capture(self.parts, self.optimizer, self.accelerate.scaler)
-        self.saver.state(self.done, self.seconds, tensors, numbers)
+        self.saver.state(self.done, self.seconds, tensors, {**numbers, RATE: self.sentinel.rate})
 
     def _step(self) -> None:
-        """One optimizer step over ``gradient_accumulation_steps`` forward passes."""
+        """One optimizer step, unless its numbers are bad."""
         config, began = self.config, time.perf_counter()
-        loss, instance, class_, class_rows = self._accumulate()
-        self._require_finite("loss", loss)
+        losses = self.gradients.fill(self.done)
         limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
         norm = float(self.accelerate.clip_grad_norm_(self.parameters, limit))
-        if self.p.precision != "fp16":  # under fp16 the loss scaler skips the step itself
-            self._require_finite("gradient", norm)
+        verdict = self.sentinel.look(losses.objective, norm)
+        if verdict in (Verdict.ROLL_BACK, Verdict.STOP):
+            self._roll_back(verdict, losses.objective, norm)
+            return
         factor = lr_factor(config.lr_schedule, self.done, config.steps, config.lr_warmup_steps)
-        rate = set_learning_rate(self.optimizer, factor)
-        self.updating = True
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.done += 1
-        self.updating = False
+        rate = set_learning_rate(self.optimizer, factor * self.sentinel.rate)
+        skipped = self._update(verdict)
+        if verdict is Verdict.SKIP and not self._settles_scale(losses):
+            said = f"step {self.done} was skipped: its {bad_number(losses.objective, norm)}"
+            self.listener(Note(said))
         event = Step(
             step=self.done,
             total=config.steps,
-            loss=loss,
-            instance_loss=instance / config.rows_per_step,
-            class_loss=class_ / class_rows if class_rows else None,
+            loss=losses.objective,
+            instance_loss=losses.instance,
+            class_loss=losses.class_,
             learning_rate=rate,
             grad_norm=norm,
-            skipped=bool(self.optimizer.step_was_skipped),
+            skipped=skipped,
             step_seconds=time.perf_counter() - began,
             seconds=self.seconds,
         )
         self.p.folder.log(event)
         self.listener(event)
 
-    def _accumulate(self) -> tuple[float, float, float, int]:
-        """The step's gradients; (objective, Σ instance loss, Σ class loss, class rows)."""
-        config, first = self.config, self.done * self.config.rows_per_step
-        totals, class_rows = torch.zeros(3, device=self.device), 0
-        for start in range(first, first + config.rows_per_step, config.batch_size):
-            batch = self._batch(range(start, start + config.batch_size))
-            totals += self._forward_backward(batch)
-            class_rows += len(batch.prompts) - config.batch_size
-            self.check_stop()
-        loss, instance, class_ = totals.tolist()
-        return loss, instance, class_, class_rows
+    def _update(self, verdict: Verdict) -> bool:
+        """Let the gradients reach the weights, or not; whether they were left out."""
+        self.updating = True
+        try:
+            # under fp16 the loss scaler must see bad gradients, too: it skips and scales down
+            if verdict is Verdict.TAKE or self.p.precision == "fp16":
+                self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"the optimizer's own numbers do not fit into the memory in step {self.done + 1}:"
+                " choose optimizer = adamw8bit, or train the unet alone."
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.updating = False
+        self.learned = self.learned or verdict is Verdict.TAKE
+        return verdict is Verdict.SKIP or bool(self.optimizer.step_was_skipped)
 
-    def _batch(self, positions: range) -> Batch:
-        return make_batch(
-            self.p.rows,
-            self.p.latents,
-            positions,
-            shape=self.model.latent_shape(self.config.resolution),
-            timesteps=self.model.timesteps,
-            seed=self.config.seed,
-            device=self.device,
+    def _settles_scale(self, losses: Losses) -> bool:
+        """Under fp16 gradients overflow until the loss scale has settled: no news."""
+        return self.p.precision == "fp16" and math.isfinite(losses.objective)
+
+    def _roll_back(self, verdict: Verdict, loss: float, norm: float) -> None:
+        """Return to the newest state; go on from it more slowly, or end there.
+
+        Raises:
+            TrainingError: there is no state, or it was not the first time.
+        """
+        said = f"the {bad_number(loss, norm)}, several steps in a row, in step {self.done + 1}"
+        mend = "lower the learning rate, or choose precision = bf16 or fp32"
+        state = self.p.folder.states.newest()
+        if state is None:
+            raise TrainingError(
+                f"{said}: {mend}. The weights before these steps are kept, if there were any good"
+                " steps; look at the pictures before you use them."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self._restore(state)
+        self.p.folder.go_on(self.p.job, self.done)
+        if verdict is Verdict.STOP:
+            raise TrainingError(f"{said}, also at a lower rate: {mend}. Step {self.done} is kept.")
+        self.sentinel.rolled_back()
+        self.listener(
+            Note(f"{said}: back to step {self.done}, at {self.sentinel.rate:g} of the rate")
         )
 
-    def _forward_backward(self, batch: Batch) -> Tensor:
-        """Add one forward pass's gradients; returns [objective, Σ instance loss, Σ class loss]."""
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, self.acp)
-        if self.config.channels_last:
-            noisy = noisy.to(memory_format=torch.channels_last)
-        with self.accelerate.autocast():
-            text = self._text_states(batch.prompts)
-            prediction = self.model.predict(noisy, batch.timesteps, text)
-        losses = row_losses(prediction, batch.noise)
-        loss = combine(losses, batch.weights, self.config.rows_per_step)
-        self.accelerate.backward(loss)
-        losses = losses.detach()
-        parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())
-        return torch.stack(parts)
 
-    def _text_states(self, prompts: list[str]) -> Tensor:
-        """Hidden states ``[B, 77, C]``; a prompt that several rows share is encoded once."""
-        if self.p.texts is not None:
-            return torch.stack([self.p.texts[prompt] for prompt in prompts])
-        distinct = list(dict.fromkeys(prompts))
-        states = self.model.encode_prompts(tokenize(distinct).to(self.device))
-        return states[[distinct.index(prompt) for prompt in prompts]]
-
-    def _require_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {what} became {value} in step {self.done + 1}: lower the learning rate, or"
-                " choose precision = bf16 or fp32. The weights before this step are kept."
-            )
-
-    def _preview(self, *, again: bool = True) -> None:
-        """A picture of each prompt; without ``again`` only those that are not there."""
-        prompts = self.p.previews
-        for index, prompt in enumerate(prompts):
-            path = self.p.folder.sample(self.done, index)
-            if path.exists() and not again:
-                continue
-            self.check_stop()
-            self.listener(Phase("Sampling previews", index, len(prompts)))
-            with torch.no_grad(), self.accelerate.autocast():
-                if self.p.texts is None:
-                    texts = encode_for_preview(self.model, [prompt, ""], self.device)
-                else:
-                    texts = [self.p.texts[prompt], self.p.texts[""]]
-                image = sample(
-                    self.model,
-                    *texts,
-                    resolution=self.config.resolution,
-                    steps=self.config.preview_steps,
-                    cfg=self.config.preview_cfg,
-                    seed=self.config.seed + index,
-                    device=self.device,
-                    check_stop=self.check_stop,
-                )
-            save_picture(image, path)
-            self.listener(Preview(self.done, prompt, image, path))
+def bad_number(loss: float, norm: float) -> str:
+    """Which of a step's numbers is not finite, in words."""
+    what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient", norm)
+    return f"{what} became {value}"

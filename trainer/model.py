@@ -47,6 +47,14 @@ class StableDiffusion:
         side = resolution // self.layout.downscale
         return (self.layout.unet_config["in_channels"], side, side)
 
+    def recompute_activations(self, text_encoder: bool) -> None:
+        """Gradient checkpointing of the UNet, and of the text encoder if it trains."""
+        self.unet.enable_gradient_checkpointing()
+        if text_encoder:
+            # transformers 5 renamed ``gradient_checkpointing_enable``
+            new = getattr(self.text_encoder, "activation_checkpointing_enable", None)
+            (new or self.text_encoder.gradient_checkpointing_enable)()
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and std of pictures: ``[B, 3, H, W]`` in −1…1 → two ``[B, 4, h, w]``.

@@ -201,22 +201,12 @@ def _set_up_modules(model: StableDiffusion, job: Job) -> None:
         model.unet.enable_xformers_memory_efficient_attention()
     if config.channels_last:
         model.unet.to(memory_format=torch.channels_last)
-    trained: list[nn.Module] = [model.unet]
     if config.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
-    if config.trains_text_encoder:
-        trained.append(model.text_encoder)
-        if config.gradient_checkpointing:
-            _enable_checkpointing(model.text_encoder)
+        model.recompute_activations(config.trains_text_encoder)
+    trained = [model.unet] + [model.text_encoder] * config.trains_text_encoder
     for module in trained:
         # train() switches recomputation on in transformers; neither part has any dropout
         module.requires_grad_(True).train()
-
-
-def _enable_checkpointing(text_encoder: nn.Module) -> None:
-    """transformers 5 renamed ``gradient_checkpointing_enable``."""
-    new = getattr(text_encoder, "activation_checkpointing_enable", None)
-    (new or text_encoder.gradient_checkpointing_enable)()
 
 
 def _preview_prompts(job: Job) -> list[str]:

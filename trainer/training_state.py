@@ -100,6 +100,13 @@ class StateFolder:
         progress = Progress(step, about["seconds"], tuple(about["schedule"]))
         return SavedState(progress, tensors, about["numbers"])
 
+    def newest(self) -> SavedState | None:
+        """The newest one that can be read; None if there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(CheckpointError, OSError, KeyError, TypeError, ValueError):
+                return self.read(step)
+        return None
+
     def prune(self, keep: int, up_to: int) -> None:
         """Only the newest ``keep`` up to a step stay, and nothing that was not finished."""
         stay = [step for step in self.steps() if step <= up_to]

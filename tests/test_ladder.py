@@ -1,0 +1,124 @@
+"""Out of memory: the same step in less memory, and the run goes on."""
+
+import re
+
+import pytest
+import torch
+from pack.trainer import previews
+from pack.trainer.batch import Batch
+from pack.trainer.events import Note, Preview, Step
+from pack.trainer.ladder import Ladder, is_out_of_memory
+from pack.trainer.loop import TrainingError
+from pack.trainer.model import StableDiffusion
+from toy import make_concept, make_job, run
+
+
+def test_rungs_halve_then_part_then_recompute() -> None:
+    ladder, said = Ladder(5, has_classes=True, checkpointing=False), []
+    while (text := ladder.lower()) is not None:
+        said.append(text)
+    assert [re.match(r"\d+|\w+", text)[0] for text in said] == [
+        "3",
+        "2",
+        "1",
+        "instance",
+        "gradient",
+    ]
+    assert ladder.apart and ladder.checkpointing and ladder.rows == 1
+    assert Ladder(1, has_classes=False, checkpointing=True).lower() is None
+
+
+def test_cuts_cover_the_step_once() -> None:
+    ladder = Ladder(7, has_classes=False, checkpointing=False)
+    while ladder.rows > 1:
+        ladder.lower()
+        cuts = list(ladder.cut(14, 7))
+        assert [n for cut in cuts for n in cut] == list(range(14, 21))
+        assert max(map(len, cuts)) == ladder.rows
+
+
+def test_passes_part_instance_and_class_rows() -> None:
+    rows = torch.arange(4.0)
+    is_class = torch.tensor([False, False, True, True])
+    batch = Batch(rows, rows + 10, rows.long(), rows + 20, is_class, ["a", "b", "c", "d"])
+    ladder = Ladder(2, has_classes=True, checkpointing=True)
+    assert ladder.passes(batch) == [batch]
+    ladder.lower()
+    ladder.lower()
+    mine, classes = ladder.passes(batch)
+    assert mine.prompts == ["a", "b"] and classes.prompts == ["c", "d"]
+    assert mine.noise.tolist() == [10, 11] and classes.weights.tolist() == [22, 23]
+
+
+def test_real_refusals_are_known() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+class Card:
+    """A model whose forward passes fit only so many rows while they train."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int, after: int = 0) -> None:
+        self.calls, self.widest, real = 0, 0, StableDiffusion.predict
+
+        def predict(model: StableDiffusion, noisy: torch.Tensor, *rest: torch.Tensor):
+            if torch.is_grad_enabled():
+                self.calls += 1
+                if self.calls > after and len(noisy) > rows:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+                self.widest = max(self.widest, len(noisy))
+            return real(model, noisy, *rest)
+
+        monkeypatch.setattr(StableDiffusion, "predict", predict)
+
+
+@pytest.mark.parametrize("trains", ["unet", "unet + text encoder"])
+def test_a_step_that_does_not_fit_is_cut_and_learns_the_same(tmp_path, monkeypatch, trains) -> None:
+    concepts = (make_concept(tmp_path / "p", photos=3, prior_weight=0.5),)
+    job = make_job(tmp_path / "a", concepts, steps=3, batch_size=3, trains=trains)
+    whole = run(job)
+    card = Card(monkeypatch, rows=1, after=1)  # the first step fits, the second does not
+    cut = run(make_job(tmp_path / "b", concepts, steps=3, batch_size=3, trains=trains))
+    assert card.widest == 6 and cut.result.steps == 3
+    for mine, theirs in zip(cut.of(Step), whole.of(Step), strict=True):
+        assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+        assert mine.class_loss == pytest.approx(theirs.class_loss, rel=1e-5)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+    a, b = whole.tensors, cut.tensors
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=2e-3) for k in a)
+    notes = [note.text for note in cut.of(Note) if "memory" in note.text]
+    assert len(notes) == 3 and "2 instance rows" in notes[0] and "one after the other" in notes[2]
+
+
+def test_at_the_bottom_the_finished_steps_are_kept(tmp_path, monkeypatch) -> None:
+    Card(monkeypatch, rows=0, after=2)
+    job = make_job(tmp_path, steps=4, batch_size=1)
+    with pytest.raises(TrainingError, match=r"step 3.*memory.*resolution"):
+        run(job)
+    assert (tmp_path / "checkpoints" / "toy.safetensors").is_file()
+    monkeypatch.undo()
+    assert run(job, train_again=False).result.steps == 4  # from step 2
+
+
+def test_another_error_is_not_taken_for_memory(tmp_path, monkeypatch) -> None:
+    def predict(*args: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(StableDiffusion, "predict", predict)
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(make_job(tmp_path, batch_size=2))
+
+
+def test_a_preview_that_does_not_fit_is_left_out(tmp_path, monkeypatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(previews, "sample", refuse)
+    made = run(make_job(tmp_path, steps=2, preview_every=1))
+    assert made.result.steps == 2 and not made.of(Preview)
+    assert sum("preview" in note.text for note in made.of(Note)) == 1

@@ -1,0 +1,5 @@
+"""What ends a run that has begun."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says at which step, why, and what to do."""

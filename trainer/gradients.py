@@ -1,0 +1,138 @@
+"""The gradients of one optimizer step, in as many forward passes as the memory asks for."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .batch import Batch, make_batch
+from .errors import TrainingError
+from .events import Listener, Note
+from .ladder import Ladder, is_out_of_memory
+from .objective import add_noise, combine, row_losses
+from .setup import Prepared
+from .tokenizer import tokenize
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one step: the objective, and the unweighted means over its rows.
+
+    ``class_`` is None where no class image took part.
+    """
+
+    objective: float
+    instance: float
+    class_: float | None
+
+
+class Gradients:
+    """Adds up a step's gradients; where they do not fit, the same step is tried again, cut finer.
+
+    Its rows and their noise are functions of the step alone, so nothing of a failed try remains.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        accelerate: Accelerator,
+        listener: Listener,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._p = prepared
+        self._config = prepared.job.config
+        self._model = prepared.model
+        self._device = prepared.device
+        self._accelerate = accelerate
+        self._listener = listener
+        self._check_stop = check_stop
+        self._acp = self._model.alphas_cumprod.to(self._device, torch.float32)
+        self._ladder = Ladder(
+            self._config.batch_size,
+            any(concept.has_prior for concept in prepared.job.concepts),
+            self._config.gradient_checkpointing,
+        )
+
+    def fill(self, step: int) -> Losses:
+        """The gradients of the step after ``step`` finished ones, in the parameters' ``grad``.
+
+        Raises:
+            TrainingError: memory runs out on the lowest rung, too.
+        """
+        while True:
+            try:
+                return self._accumulate(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # only here, where the error and with it the frames that hold tensors are gone
+            self._go_lower(step, reason)
+
+    def _go_lower(self, step: int, reason: str) -> None:
+        for module in self._p.trained_parts.values():
+            module.zero_grad(set_to_none=True)
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        change = self._ladder.lower()
+        if change is None:
+            raise TrainingError(
+                f"step {step + 1} does not fit into the memory, not even row by row with gradient"
+                f" checkpointing ({reason}): choose a smaller resolution, train the unet alone, or"
+                " close what else uses the memory. The finished steps are kept."
+            )
+        if self._ladder.checkpointing and not self._config.gradient_checkpointing:
+            self._model.recompute_activations(self._config.trains_text_encoder)
+        self._listener(
+            Note(f"step {step + 1} did not fit into the memory ({reason}): from here on {change}")
+        )
+
+    def _accumulate(self, step: int) -> Losses:
+        count = self._config.rows_per_step
+        totals, class_rows = torch.zeros(3, device=self._device), 0
+        for positions in self._ladder.cut(step * count, count):
+            for batch in self._ladder.passes(self.batch(positions)):
+                totals += self.forward_backward(batch)
+                class_rows += int(batch.is_class.sum())
+                self._check_stop()
+        objective, instance, class_ = totals.tolist()
+        return Losses(objective, instance / count, class_ / class_rows if class_rows else None)
+
+    def batch(self, positions: range) -> Batch:
+        """The instance rows at these positions with their class rows."""
+        return make_batch(
+            self._p.rows,
+            self._p.latents,
+            positions,
+            shape=self._model.latent_shape(self._config.resolution),
+            timesteps=self._model.timesteps,
+            seed=self._config.seed,
+            device=self._device,
+        )
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Add one forward pass's gradients; returns [objective, Σ instance loss, Σ class loss]."""
+        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, self._acp)
+        if self._config.channels_last:
+            noisy = noisy.to(memory_format=torch.channels_last)
+        with self._accelerate.autocast():
+            text = self._text_states(batch.prompts)
+            prediction = self._model.predict(noisy, batch.timesteps, text)
+        losses = row_losses(prediction, batch.noise)
+        loss = combine(losses, batch.weights, self._config.rows_per_step)
+        self._accelerate.backward(loss)
+        losses = losses.detach()
+        parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())
+        return torch.stack(parts)
+
+    def _text_states(self, prompts: list[str]) -> Tensor:
+        """Hidden states ``[B, 77, C]``; a prompt that several rows share is encoded once."""
+        if self._p.texts is not None:
+            return torch.stack([self._p.texts[prompt] for prompt in prompts])
+        distinct = list(dict.fromkeys(prompts))
+        states = self._model.encode_prompts(tokenize(distinct).to(self._device))
+        return states[[distinct.index(prompt) for prompt in prompts]]

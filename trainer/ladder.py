@@ -1,0 +1,65 @@
+"""Out of memory: the same step in less memory, one rung lower each time.
+
+A rung never changes what a step learns: the rows, their noise and their weights stay, and the
+objective divides by the rows of the whole step (``objective.combine``), so that gradients of parts
+add up to the gradient of the whole.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from .batch import Batch
+
+_MESSAGES = (
+    "out of memory",  # CUDA, ROCm, XPU, MPS, and cuDNN's and cuBLAS's own refusals
+    "can't allocate memory",  # torch's allocator on a processor
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, whichever library raised it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _MESSAGES)
+
+
+class Ladder:
+    """How a step is cut up now, and the rungs below.
+
+    Attributes:
+        rows: instance rows of one forward pass, at most.
+        apart: class rows go through a pass of their own.
+        checkpointing: activations are computed again instead of kept.
+    """
+
+    def __init__(self, batch_size: int, has_classes: bool, checkpointing: bool) -> None:
+        self.rows = batch_size
+        self.apart = not has_classes
+        self.checkpointing = checkpointing
+
+    def lower(self) -> str | None:
+        """Go one rung down; what changed, in words, or None at the bottom."""
+        if self.rows > 1:
+            self.rows = (self.rows + 1) // 2
+            return f"{self.rows} instance rows at a time, with the same effective batch"
+        if not self.apart:
+            self.apart = True
+            return "instance and class rows one after the other, with the same effective batch"
+        if not self.checkpointing:
+            self.checkpointing = True
+            return "gradient checkpointing, a third slower"
+        return None
+
+    def cut(self, first: int, count: int) -> Iterator[range]:
+        """Positions of a step's instance rows, in forward passes."""
+        for start in range(first, first + count, self.rows):
+            yield range(start, min(start + self.rows, first + count))
+
+    def passes(self, batch: Batch) -> list[Batch]:
+        """The rows of one cut as forward passes: together, or instance rows and then class rows."""
+        if not self.apart or not batch.is_class.any():
+            return [batch]
+        return [batch.select(~batch.is_class), batch.select(batch.is_class)]
