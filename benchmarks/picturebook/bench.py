@@ -1,0 +1,138 @@
+"""The whole bench: contenders × subjects, the table, the files in docs/."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from ...demo.base.recipe import BaseFailed
+from ...demo.picture_book import ensure_base
+from ...demo.recipe import PICTURE_BOOK
+from ...demo.world import HELD_OUT
+from .cases import NEW_SETTINGS, SUBJECTS, Case, read_photos
+from .contenders import Contender, field
+from .grid import draw_grid
+from .judge import Judge
+from .measures import FIGURES, Scores, make_scale, row, score
+from .sampling import from_bytes
+from .trial import Bench, Plan, Sampled
+
+COLUMNS = ("subject_fidelity", "prompt_fidelity", "prior_drift", "diversity")
+
+
+def run(options: argparse.Namespace, root: Path) -> int:
+    try:
+        cases, contenders = choose(options)
+        bench = make_bench(options)
+    except (BaseFailed, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    began, made = time.monotonic(), {}
+    for contender in contenders:  # one line of the table after the other
+        for case in cases:
+            for sampled in bench.trials(contender, case, say):
+                made.setdefault((contender.name, sampled.steps), {})[case.name] = sampled
+    rows = judge_all(bench, cases, made)
+    print("\n" + as_markdown(rows))
+    if options.write:
+        write(root, bench, cases, made, rows)
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
+
+
+def choose(options: argparse.Namespace) -> tuple[list[Case], list[Contender]]:
+    """Who takes part.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+    names = options.subjects or SUBJECTS
+    if unknown := set(names) - set(HELD_OUT):
+        raise ValueError(f"no subject {sorted(unknown)}: choose among {', '.join(HELD_OUT)}")
+    all_of_them = field(options.steps or PICTURE_BOOK.steps)
+    wanted = options.contenders or [contender.name for contender in all_of_them]
+    if unknown := set(wanted) - {contender.name for contender in all_of_them}:
+        known = ", ".join(contender.name for contender in all_of_them)
+        raise ValueError(f"no contender {sorted(unknown)}: choose among {known}")
+    chosen = [c for c in all_of_them if c.name in wanted or c.name == "base"]
+    return [Case(name) for name in names], chosen
+
+
+def make_bench(options: argparse.Namespace) -> Bench:
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    plan = Plan(
+        settings=NEW_SETTINGS, seeds=options.seeds, plain=options.plain,
+        class_images=PICTURE_BOOK.class_images, steps=PICTURE_BOOK.sampling_steps,
+        cfg=PICTURE_BOOK.cfg,
+    )  # fmt: skip
+    base = options.base or ensure_base(options.work / "base.safetensors")
+    return Bench(base, plan, options.work, device)
+
+
+Made = dict[tuple[str, int], dict[str, Sampled]]
+
+
+def judge_all(bench: Bench, cases: list[Case], made: Made) -> list[dict]:
+    """The judge's figures for every line."""
+    judge, scores = Judge.load(), {}
+    for case in cases:
+        base = made["base", 0][case.name]
+        photos = bench.seen(read_photos(case.photos(bench.folder / "photos")), case)
+        true = bench.seen(case.true_pictures(bench.plan.settings, bench.plan.seeds), case)
+        scale = make_scale(judge, photos, true, from_bytes(base.placed))
+        asked = [s for s in bench.plan.settings for _ in range(bench.plan.seeds)]
+        for line, sampled in made.items():
+            of = sampled[case.name]
+            pictures = (from_bytes(p) for p in (of.placed, of.plain, base.plain))
+            scores.setdefault(line, []).append(score(judge, scale, case, asked, *pictures))
+    return [line_of(line, made[line].values(), scores[line]) for line in made]
+
+
+def line_of(line: tuple[str, int], sampled: Iterable[Sampled], scores: list[Scores]) -> dict:
+    name, steps = line
+    seconds = [s.seconds for s in sampled]
+    return row(name, steps, sum(seconds) / len(seconds), scores)
+
+
+def as_markdown(rows: list[dict]) -> str:
+    """The table of the README: value and half-width of the interval."""
+    head = ["", "steps", "seconds", *(column.replace("_", " ") for column in COLUMNS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for entry in rows:
+        cells = [str(entry["name"]), str(entry["steps"]), f"{entry['seconds']:.0f}"]
+        for column in COLUMNS:
+            figure = entry[column]
+            half = (figure["high"] - figure["low"]) / 2
+            cells.append(f"{figure['value']:.2f} ± {half:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write(root: Path, bench: Bench, cases: list[Case], made: Made, rows: list[dict]) -> None:
+    """docs/results/quality.json and docs/images/quality.png."""
+    results, picture = root / "docs/results/quality.json", root / "docs/images/quality.png"
+    about = {
+        "command": "python benchmarks/quality.py --write",
+        "base": bench.folder.name,
+        "subjects": [case.name for case in cases],
+        "settings": list(bench.plan.settings),
+        "pictures": {"each_prompt": bench.plan.seeds, "plain": bench.plan.plain},
+        "figures": list(FIGURES),
+        "machine": f"{bench.device.type}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, {platform.machine()}",
+    }
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", "utf-8")
+    draw_grid(bench, cases, made, picture)
+    say(f"wrote {results.relative_to(root)} and {picture.relative_to(root)}")
+
+
+def say(text: str) -> None:
+    print(f"  {text}", flush=True)

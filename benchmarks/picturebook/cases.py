@@ -1,0 +1,92 @@
+"""Who is taught and what is asked: the held-out subjects, their photos, the prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...demo.base.pool import EVALUATION_SEED, to_pixels
+from ...demo.world import HELD_OUT, PLACES, draw, scene_of
+from ...trainer.images import read_image
+
+IDENTIFIER = "zwx"
+SIZE = 64
+SUBJECTS = ("dog-1", "cat-1", "bird-1", "car-1", "backpack-1", "dog-2")
+PHOTO_SETTINGS = ("", "meadow", "room", "city", "")
+NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
+"""Where no photo shows the subject: recontextualization in the paper's words."""
+CLASS_IMAGES = 32
+CLASS_PHRASINGS = ("a photo of {}", "{}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject of the bench."""
+
+    name: str
+
+    @property
+    def kind(self) -> str:
+        return HELD_OUT[self.name].kind
+
+    @property
+    def first_seed(self) -> int:
+        """Of this subject's scenes, which nobody has trained on."""
+        return EVALUATION_SEED + 1000 * list(HELD_OUT).index(self.name)
+
+    @property
+    def instance_prompt(self) -> str:
+        return f"a photo of {IDENTIFIER} {self.kind}"
+
+    @property
+    def class_prompt(self) -> str:
+        return f"a photo of a {self.kind}"
+
+    def subject_prompts(self, settings: tuple[str, ...]) -> list[str]:
+        """The subject in each of the settings."""
+        return [f"{self.instance_prompt} {PLACES[s].phrases[0]}" for s in settings]
+
+    def class_prompts(self, settings: tuple[str, ...]) -> list[str]:
+        """Any thing of the class in each of the settings: what the base is asked."""
+        return [f"{self.class_prompt} {PLACES[s].phrases[0]}" for s in settings]
+
+    def plain_prompts(self, count: int) -> list[str]:
+        """The class without a place, for drift and diversity."""
+        return [
+            CLASS_PHRASINGS[n % len(CLASS_PHRASINGS)].format(f"a {self.kind}") for n in range(count)
+        ]
+
+    def photos(self, folder: Path) -> list[str]:
+        """The instance images as files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for number, setting in enumerate(PHOTO_SETTINGS):
+            path = folder / f"{self.name}_{number + 1}.png"
+            scene = scene_of(HELD_OUT[self.name], self.first_seed + number, setting)
+            draw(scene, SIZE).save(path)
+            paths.append(str(path))
+        return paths
+
+    def true_pictures(self, settings: tuple[str, ...], each: int) -> Tensor:
+        """Other pictures of the subject, ``[len(settings)·each, 3, 64, 64]`` in −1…1."""
+        scenes = (
+            scene_of(HELD_OUT[self.name], self.first_seed + 100 + n, settings[n // each])
+            for n in range(len(settings) * each)
+        )
+        return pixels_of([draw(scene, SIZE) for scene in scenes])
+
+
+def pixels_of(pictures: list[Image.Image]) -> Tensor:
+    """PIL pictures as ``[B, 3, h, w]`` in −1…1."""
+    stack = torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))
+    return to_pixels(stack, torch.device("cpu"))
+
+
+def read_photos(paths: list[str]) -> Tensor:
+    """Files of the bench's size as ``[B, 3, 64, 64]`` in −1…1."""
+    return pixels_of([read_image(path) for path in paths])

@@ -1,0 +1,175 @@
+"""The quality bench: its textbook loop, its figures, and a whole small bench on a toy base."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pack.benchmarks.picturebook import bench as benching
+from pack.benchmarks.picturebook import contenders, measures
+from pack.benchmarks.picturebook.cases import NEW_SETTINGS, PHOTO_SETTINGS, SUBJECTS, Case
+from pack.benchmarks.picturebook.judge import Judge
+from pack.benchmarks.picturebook.sampling import sample_all
+from pack.benchmarks.picturebook.textbook import pairs, schedule, textbook_loss
+from pack.benchmarks.picturebook.trial import Bench, Plan
+from pack.demo.world import HELD_OUT, SETTINGS
+from pack.trainer.checkpoint import detect, write_checkpoint
+from pack.trainer.model import StableDiffusion
+from pack.trainer.objective import add_noise, alphas_cumprod
+from toy import CPU, toy_base
+
+PLAN = Plan(settings=("snow", "sea"), seeds=2, plain=3, class_images=2, steps=2, cfg=2.0)
+
+
+# ---- who and what --------------------------------------------------------------------------------
+
+
+def test_subjects_are_held_out_and_new_settings_are_new() -> None:
+    assert len(SUBJECTS) >= 6 and set(SUBJECTS) <= set(HELD_OUT)
+    assert len(NEW_SETTINGS) == 8 and set(NEW_SETTINGS) <= set(SETTINGS)
+    assert not set(NEW_SETTINGS) & set(PHOTO_SETTINGS)
+
+
+def test_prompts_come_in_the_order_of_the_settings() -> None:
+    prompts = PLAN.prompts(Case("dog-1"), identifier=True)
+    assert prompts == [
+        *["a photo of zwx dog in the snow"] * 2, *["a photo of zwx dog under water"] * 2,
+        "a photo of a dog", "a dog", "a photo of a dog",
+    ]  # fmt: skip
+    assert PLAN.prompts(Case("cat-1"), identifier=False)[0] == "a photo of a cat in the snow"
+
+
+def test_photos_and_true_pictures_are_other_scenes_of_one_subject(tmp_path) -> None:
+    case = Case("car-1")
+    photos = case.photos(tmp_path)
+    again = case.photos(tmp_path / "again")
+    assert [Path(a).read_bytes() for a in photos] == [Path(b).read_bytes() for b in again]
+    true = case.true_pictures(("snow", "sea"), 2)
+    assert true.shape == (4, 3, 64, 64) and -1 <= true.min() < true.max() <= 1
+
+
+# ---- the textbook loop ---------------------------------------------------------------------------
+
+
+def test_the_textbook_loss_is_the_sum_of_two_means() -> None:
+    g = torch.Generator().manual_seed(0)
+    answer, noise = torch.randn(4, 4, 2, 2, generator=g), torch.randn(4, 4, 2, 2, generator=g)
+    wanted = F.mse_loss(answer[:2], noise[:2]) + 0.5 * F.mse_loss(answer[2:], noise[2:])
+    assert torch.equal(textbook_loss(answer, noise, 0.5), wanted)
+
+
+def test_the_textbook_schedule_noises_as_ours() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(3, 4, 8, 8, generator=g), torch.randn(3, 4, 8, 8, generator=g)
+    times = torch.tensor([0, 500, 999])
+    theirs = schedule().add_noise(x, noise, times)
+    assert torch.allclose(theirs, add_noise(x, noise, times, alphas_cumprod()), atol=1e-5)
+
+
+def test_pairs_are_the_longer_side_modulo() -> None:
+    order = pairs(5, 12, 1, torch.Generator().manual_seed(0))
+    epoch = [tuple(int(v) for v in next(order)) for _ in range(12)]
+    assert sorted(epoch) == sorted((n % 5, n) for n in range(12))
+
+
+# ---- figures -------------------------------------------------------------------------------------
+
+
+def test_spreads_by_hand() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])  # cosines 0, −1, 0
+    assert measures.spread(rows) == pytest.approx(4 / 3)
+    pictures = torch.zeros(2, 3, 2, 2)
+    pictures[1] = 0.5
+    assert measures.pixel_spread(pictures) == pytest.approx(0.5)
+
+
+def test_the_scale_puts_the_class_at_zero_and_the_subject_at_one() -> None:
+    scale = measures.Scale(torch.tensor([[1.0, 0.0]]), zero=0.2, one=0.8)
+    angle = torch.tensor([0.2, 0.5, 0.8]).acos()
+    rows = torch.stack([angle.cos(), angle.sin()], dim=1)
+    assert torch.allclose(scale(rows), torch.tensor([0.0, 0.5, 1.0]), atol=1e-6)
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more() -> None:
+    rng = np.random.default_rng(1)
+    few = [rng.normal(0.5, 0.1, 4) for _ in range(4)]
+    many = [rng.normal(0.5, 0.1, 64) for _ in range(64)]
+    narrow, wide = (measures.figure(values) for values in (many, few))
+    assert narrow["low"] < 0.5 < narrow["high"]
+    assert narrow["high"] - narrow["low"] < (wide["high"] - wide["low"]) / 2
+    # 64 means of 64: the standard error is 0.1 / 64
+    assert narrow["high"] - narrow["low"] == pytest.approx(4 * math.sqrt(2) * 0.1 / 64, rel=0.4)
+    assert measures.figure(few) == measures.figure(few)
+
+
+def test_true_pictures_score_one_and_the_base_zero() -> None:
+    case, judge = Case("dog-1"), Judge.load()
+    photos = (case.true_pictures(("meadow", "room"), 3) + 1) / 2
+    true = (case.true_pictures(NEW_SETTINGS, 2) + 1) / 2
+    others = (Case("dog-2").true_pictures(NEW_SETTINGS, 2) + 1) / 2
+    scale = measures.make_scale(judge, photos, true, others)
+    asked = [setting for setting in NEW_SETTINGS for _ in range(2)]
+    best = measures.score(judge, scale, case, asked, true, true, others)
+    worst = measures.score(judge, scale, case, asked[::-1], others, others, others)
+    assert best.likeness.mean() == pytest.approx(1, abs=1e-5)
+    assert worst.likeness.mean() == pytest.approx(0, abs=1e-5)
+    assert best.drift.mean() == pytest.approx(1, abs=1e-5) and worst.diversity == 1
+    assert best.setting_right.mean() > 0.9 > 0.3 > worst.setting_right.mean()
+    assert best.kind_right.mean() > 0.9
+
+
+# ---- a whole bench -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("quality") / "toy.safetensors"
+    write_checkpoint(path, toy_base(), {})
+    return path
+
+
+def test_pictures_depend_on_prompt_and_number_alone(base) -> None:
+    model = StableDiffusion(toy_base(), detect(toy_base()))
+    how = {"size": 64, "steps": 2, "cfg": 3.0, "seed": 0, "device": CPU}
+    all_of_them = sample_all(model, ["a dog", "a cat", "a dog"], **how)
+    assert torch.equal(sample_all(model, ["a dog", "a bird"], **how)[0], all_of_them[0])
+    assert not torch.equal(all_of_them[0], all_of_them[2])  # another number, other noise
+
+
+def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> None:
+    few = [
+        contenders.base(),
+        contenders.textbook("textbook", (1, 2), learning_rate=1e-3),
+        contenders.ours("ours", (1, 2), batch_size=1),
+        contenders.ours("ours, no prior", (2,), prior_weight=0.0, batch_size=1),
+    ]
+    monkeypatch.setattr(benching, "field", lambda steps: few)
+    monkeypatch.setattr(benching, "make_bench", lambda o: Bench(base, PLAN, o.work, CPU))
+    options = argparse.Namespace(
+        subjects=["dog-1", "cup-0"], contenders=None, steps=2, work=tmp_path / "work", write=True
+    )
+    assert benching.run(options, tmp_path) == 1  # no such subject
+    options.subjects = ["dog-1", "cat-1"]
+    assert benching.run(options, tmp_path) == 0
+    written = json.loads((tmp_path / "docs/results/quality.json").read_text())
+    lines = {(entry["name"], entry["steps"]): entry for entry in written["rows"]}
+    assert list(lines) == [
+        ("base", 0), ("textbook", 1), ("textbook", 2), ("ours", 1), ("ours", 2),
+        ("ours, no prior", 2),
+    ]  # fmt: skip
+    assert lines["base", 0]["subject_fidelity"]["value"] == pytest.approx(0, abs=1e-4)
+    assert lines["base", 0]["prior_drift"]["value"] == pytest.approx(0, abs=1e-4)
+    assert lines["ours", 2]["seconds"] > 0
+    assert (tmp_path / "docs/images/quality.png").stat().st_size > 1000
+
+    def fail(*args: object) -> None:
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(contenders, "train", fail)
+    monkeypatch.setattr(contenders, "train_textbook", fail)
+    assert benching.run(options, tmp_path) == 0
+    assert json.loads((tmp_path / "docs/results/quality.json").read_text()) == written
