@@ -193,9 +193,10 @@ def fill(workflow: Json, info: Json, plan: Plan) -> None:
             "preview_steps": how.steps,
             "preview_cfg": how.cfg,
             "preview_every": max(1, plan.steps // recipe.previews),
+            "keep_state": False,
             **recipe.settings,
         },
-        "DreamBoothTrain": {"name": plan.name},
+        "DreamBoothTrain": {"name": plan.name, "train_again": True},
         "EmptyLatentImage": {"width": plan.resolution, "height": plan.resolution},
         "KSampler": {"steps": how.steps, "cfg": how.cfg},
     }

@@ -204,6 +204,25 @@ def load_checkpoint(path: Path, clip_layer: int | None) -> tuple[Any, Any, Any]:
     return model, clip, vae
 
 
+def try_checkpoint(path: Path, clip_layer: int | None) -> None:
+    """Load a file as the graph will at the end, and paint one tiny picture with it.
+
+    Raises:
+        ValueError: the picture holds values that are not finite; or what the host's loader raises.
+    """
+    with torch.inference_mode():
+        model, clip, vae = load_checkpoint(path, clip_layer)
+        _require_wires(model, clip, vae)
+        text = encode_text(clip, "a photo")
+        how = Sampling(64, "euler", "normal", steps=1, cfg=1.0)
+        picture = sample_pictures(model, vae, text, text, [0], how, lambda step: None)
+    if not torch.isfinite(picture).all():
+        raise ValueError("a picture painted with it holds values that are not finite")
+    del model, clip, vae
+    management.unload_all_models()
+    release_memory()
+
+
 # ---- the card ----------------------------------------------------------------------------------
 
 

@@ -120,6 +120,7 @@ class DreamBoothTrain(io.ComfyNode):
                 listener=reporter,
                 control=reporter.progress.command,
                 train_again=train_again,
+                load=lambda path: host.try_checkpoint(path, weights.clip_layer),
             )
         reporter.progress.raise_if_interrupted()
         if result.checkpoint is None or result.folder is None:

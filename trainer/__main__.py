@@ -13,8 +13,11 @@ from .config import ConfigError, Job
 from .events import Command, Event, Note, Phase, Saved, Step
 from .images import ImageError
 from .loop import TrainingError, train
+from .rehearsal import RehearsalFailed
 
-USER_ERRORS = (ConfigError, ImageError, UnsupportedModel, CheckpointError, TrainingError)
+USER_ERRORS = (
+    ConfigError, ImageError, UnsupportedModel, CheckpointError, RehearsalFailed, TrainingError,
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from .ladder import is_out_of_memory
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .precision import accelerator
 from .previews import Previews
+from .rehearsal import Load
 from .resume import find_start
 from .saving import Saver
 from .sentinel import Sentinel, Verdict
@@ -39,6 +40,7 @@ def train(
     listener: Listener = ignore,
     control: Control = go_on,
     train_again: bool = False,
+    load: Load | None = None,
 ) -> Result:
     """Run a job from its base weights, or from where it was broken off, to a verified checkpoint.
 
@@ -47,9 +49,12 @@ def train(
         listener: told everything that happens; what it raises ends the run, the work is kept.
         control: asked between pieces of work whether to stop.
         train_again: begin anew under a fresh name, whatever this job's earlier runs have done.
+        load: loads a checkpoint as the user will and uses it once; tried before the first step on
+            the file that an untrained model gives.
 
     Raises:
-        ConfigError, ImageError, UnsupportedModel, CheckpointError: before the first step.
+        ConfigError, ImageError, UnsupportedModel, CheckpointError, RehearsalFailed: before the
+            first step.
         TrainingError: the numbers went bad or the memory ran out; what was good is on disk.
     """
 
@@ -64,7 +69,7 @@ def train(
             with find_start(plan, listener, train_again=train_again) as start:
                 if start.result:
                     return start.result
-                prepared = prepare(plan, base, start, listener, check_stop)
+                prepared = prepare(plan, base, start, listener, check_stop, load)
                 with accelerator(prepared.precision, device) as accelerate:
                     return _Run(prepared, accelerate, listener, check_stop).run()
         except _Stopped:  # before the first step

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from .checkpoint import CheckpointError
+from .config import ConfigError
 from .events import Listener, Note, Phase, Saved
 from .files import sha256
 from .setup import Prepared
-from .state import Result
+from .state import Result, check_room
 from .training_state import Progress
 
 
@@ -26,19 +27,40 @@ class Saver:
         self._kept_at = time.monotonic()
 
     def extra(self, step: int) -> None:
-        """A checkpoint on the way."""
-        self._folder.save_extra(step, self._write, self._config.keep)
+        """A checkpoint on the way; that it cannot be written ends no run."""
+        try:
+            self._folder.save_extra(step, self._write, self._config.keep)
+        except (CheckpointError, ConfigError, OSError) as error:
+            self._listener(Note(f"the checkpoint after step {step} was not written: {error}"))
 
     def final(self, step: int) -> Path:
         """The checkpoint; a file of fewer steps that this run wrote before is replaced."""
-        self._write(self._folder.checkpoint, step)
+        sums = self._write(self._folder.checkpoint, step)
+        self._compare(sums)
         return self._folder.checkpoint
 
-    def _write(self, path: Path, step: int) -> None:
+    def _write(self, path: Path, step: int) -> dict[str, int]:
         self._listener(Phase("Saving", 0, 1))
-        self._p.writer.write(path, self._p.trained_tensors(), step)
+        trained = self._p.trained_tensors()
+        check_room(path.parent, self._p.writer.size(trained))
+        sums = self._p.writer.write(path, trained, step)
         self._listener(Phase("Saving", 1, 1))
         self._listener(Saved(step, path))
+        return sums
+
+    def _compare(self, sums: Mapping[str, int]) -> None:
+        """Say so if training left no trace in the file, or in one of the parts."""
+        before = self._folder.base_sums
+        for part, names in self._p.spelling.items():
+            known = [name for name in names if name in before and name in sums]
+            if known and all(sums[name] == before[name] for name in known):
+                self._listener(
+                    Note(
+                        f"the {part.replace('_', ' ')} in the file is that of the base: training"
+                        f" moved no weight by as much as {self._config.save_precision} tells"
+                        " apart. Raise the learning rate or the steps, or save in fp32"
+                    )
+                )
 
     def state_is_due(self) -> bool:
         minutes = self._config.state_minutes

@@ -14,6 +14,7 @@ from .config import Job
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
 from .model import StableDiffusion
+from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
 from .training_state import STATE_BYTES, SavedState, fits
@@ -66,16 +67,18 @@ def prepare(
     start: Start,
     listener: Listener,
     check_stop: Callable[[], None],
+    load: Load | None = None,
 ) -> Prepared:
-    """Load and encode; then reserve the run's folder, or set the one that goes on to its state.
+    """Load, encode, rehearse the save; then reserve the run's folder, or set one to its state.
 
     Args:
         base: the single-file state dict. It is used up: what trains is taken out of it, so that
             no second copy stays in memory.
         start: a folder that is reserved becomes its own.
+        load: see :data:`rehearsal.Load`.
 
     Raises:
-        ConfigError, CheckpointError: one sentence for the user.
+        ConfigError, CheckpointError, RehearsalFailed: one sentence for the user.
     """
     job, layout = plan.job, plan.layout
     listener(Phase("Loading the model", 0, 1))
@@ -99,7 +102,13 @@ def prepare(
 
     latents.fill(plan.files, plan.device, on_encoded)
     texts = _frozen_texts(job, model, plan.device)
+    sums = None
+    if not start.state:
+        sums = rehearse(writer, _export(model, spelling), Path(job.runs), load, listener)
+        check_stop()
     folder = start.open_folder(plan)
+    if sums:
+        folder.save_base_sums(sums)
     # the state's tensors are mapped from files: who is done with them must be able to let go
     state, start.state = start.state, None
     return Prepared(

@@ -132,6 +132,14 @@ class RunFolder:
         text = json.dumps(fingerprint.parts, indent=2, ensure_ascii=False) + "\n"
         write_text(self.folder / "fingerprint.json", text)
 
+    @property
+    def base_sums(self) -> dict[str, int]:
+        """Checksums of the file without any training; empty if they were not kept."""
+        return read_json(self.folder / "base_sums.json")
+
+    def save_base_sums(self, sums: Mapping[str, int]) -> None:
+        write_text(self.folder / "base_sums.json", json.dumps(sums) + "\n")
+
     def log(self, step: Step) -> None:
         """Append a line to ``log.jsonl``; numbers that are not finite become null."""
         values = dataclasses.asdict(step)
@@ -195,8 +203,8 @@ class CheckpointWriter:
         """Bytes of one file."""
         return file_size({**self._untrained, **trained}, self.dtypes(trained))
 
-    def write(self, path: Path, trained: Mapping[str, Tensor], steps: int) -> None:
-        """Write, verify, rename.
+    def write(self, path: Path, trained: Mapping[str, Tensor], steps: int) -> dict[str, int]:
+        """Write, verify, rename; the file's checksums by tensor.
 
         Raises:
             CheckpointError: a weight is not finite in the file's dtype, or the file reads back
@@ -205,7 +213,7 @@ class CheckpointWriter:
         """
         metadata = self._metadata | {"dreambooth.steps": str(steps)}
         tensors = {**self._untrained, **trained}
-        write_checkpoint(path, tensors, metadata, dtypes=self.dtypes(trained))
+        return write_checkpoint(path, tensors, metadata, dtypes=self.dtypes(trained))
 
 
 def check_room(folder: Path, needed: int) -> None:

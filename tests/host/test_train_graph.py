@@ -154,6 +154,7 @@ def test_the_bar_moves_step_by_step(run: Run) -> None:
         and e["data"]["node"] == run.train.id
         and e["data"]["max"] == run.settings["steps"]
     ]
+    values = values[len(values) - values[::-1].index(0) - 1 :]  # phases of that length came before
     assert values == sorted(values)
     assert set(range(1, run.settings["steps"] + 1)) <= set(values)
     states = [
