@@ -18,6 +18,8 @@ sys.modules["pack"] = pack
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the full-size tests (20 GiB)")
+    help = "run the fault tests at full count and write docs/results/faults.json"
+    parser.addoption("--faults", action="store_true", help=help)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -26,6 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="full-size test: pass --slow"))
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the fault tests run at full count; else a short form of each."""
+    return bool(request.config.getoption("--faults"))
 
 
 @pytest.fixture(scope="session")
