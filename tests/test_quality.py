@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from pack.benchmarks.picturebook import bench as benching
 from pack.benchmarks.picturebook import contenders, measures
-from pack.benchmarks.picturebook.cases import NEW_SETTINGS, PHOTO_SETTINGS, SUBJECTS, Case
+from pack.benchmarks.picturebook.cases import NEW_SETTINGS, SUBJECTS, Case
 from pack.benchmarks.picturebook.judge import Judge
 from pack.benchmarks.picturebook.sampling import sample_all
 from pack.benchmarks.picturebook.textbook import pairs, schedule, textbook_loss
 from pack.benchmarks.picturebook.trial import Bench, Plan
+from pack.demo.photos import PLACES_SHOWN
 from pack.demo.world import HELD_OUT, SETTINGS
 from pack.trainer.checkpoint import detect, write_checkpoint
 from pack.trainer.model import StableDiffusion
@@ -31,7 +32,7 @@ PLAN = Plan(settings=("snow", "sea"), seeds=2, plain=3, class_images=2, steps=2,
 def test_subjects_are_held_out_and_new_settings_are_new() -> None:
     assert len(SUBJECTS) >= 6 and set(SUBJECTS) <= set(HELD_OUT)
     assert len(NEW_SETTINGS) == 8 and set(NEW_SETTINGS) <= set(SETTINGS)
-    assert not set(NEW_SETTINGS) & set(PHOTO_SETTINGS)
+    assert not set(NEW_SETTINGS) & set(PLACES_SHOWN)
 
 
 def test_prompts_come_in_the_order_of_the_settings() -> None:

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...demo.base.pool import EVALUATION_SEED, to_pixels
+from ...demo.photos import draw_photos
 from ...demo.world import HELD_OUT, PLACES, draw, scene_of
 from ...trainer.images import read_image
 
 IDENTIFIER = "zwx"
 SIZE = 64
 SUBJECTS = ("dog-1", "cat-1", "bird-1", "car-1", "backpack-1", "dog-2")
-PHOTO_SETTINGS = ("", "meadow", "room", "city", "")
 NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
 """Where no photo shows the subject: recontextualization in the paper's words."""
 CLASS_IMAGES = 32
@@ -62,15 +62,8 @@ class Case:
         ]
 
     def photos(self, folder: Path) -> list[str]:
-        """The instance images as files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for number, setting in enumerate(PHOTO_SETTINGS):
-            path = folder / f"{self.name}_{number + 1}.png"
-            scene = scene_of(HELD_OUT[self.name], self.first_seed + number, setting)
-            draw(scene, SIZE).save(path)
-            paths.append(str(path))
-        return paths
+        """The instance images as files: the demo's, in the base's size."""
+        return [str(path) for path in draw_photos(folder, self.name, SIZE)]
 
     def true_pictures(self, settings: tuple[str, ...], each: int) -> Tensor:
         """Other pictures of the subject, ``[len(settings)·each, 3, 64, 64]`` in −1…1."""
