@@ -529,3 +529,23 @@ def test_a_stop_while_it_loads_leaves_the_run_as_it_was(broken_off: Job) -> None
         queue(broken_off, control=lambda: 1 / 0)
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert begin(broken_off)[0].folder.name == "toy"  # the lock was given back
+
+
+def test_only_the_newest_finished_runs_keep_their_state(tmp_path: Path) -> None:
+    job = make_job(tmp_path, steps=3)
+
+    def stop_after_two(event: object) -> None:
+        if isinstance(event, Step) and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # unfinished: keeps its state, however old
+        train(
+            dataclasses.replace(job, name="broken"), toy_base(), device=CPU, listener=stop_after_two
+        )
+    for name in ("a", "b", "c"):
+        run(dataclasses.replace(job, name=name))
+    held = {p.parent.name for p in (tmp_path / "runs").glob("*/state") if any(p.iterdir())}
+    assert held == {"broken", "b", "c"}
+    assert (tmp_path / "checkpoints" / "a.safetensors").is_file()
+    # the run that lost its state is still handed over, but more steps begin anew
+    assert run(dataclasses.replace(job, name="a"), train_again=False).result.reused

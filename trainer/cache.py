@@ -1,5 +1,6 @@
 """What is computed once: the photos' latents (as a posterior) and, if frozen, the text states."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -58,7 +59,9 @@ class LatentCache:
         if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
             raise ValueError(f"the VAE makes non-finite numbers of {path}: use another VAE")
         if file is not None:
-            _write(file, mean.cpu(), std.cpu())
+            # kept or not: it only saves the next run time, so a full disk ends no run here
+            with contextlib.suppress(OSError, SafetensorError):
+                _write(file, mean.cpu(), std.cpu())
         return mean, std
 
     def sample(self, path: str, noise: Tensor) -> Tensor:

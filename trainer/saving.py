@@ -12,8 +12,11 @@ from .config import ConfigError
 from .events import Listener, Note, Phase, Saved
 from .files import sha256
 from .setup import Prepared
-from .state import Result, check_room
+from .state import Result, check_room, drop_finished_states
 from .training_state import Progress
+
+
+FINISHED_KEPT = 2  # runs that can still be asked for more steps
 
 
 class Saver:
@@ -98,4 +101,5 @@ class Saver:
                 "seconds": round(seconds, 3),
             }
         )
+        drop_finished_states(self._p.job, FINISHED_KEPT)
         return Result(self._folder.name, self._folder.folder, path, step, stopped, seconds)

@@ -167,6 +167,21 @@ class RunFolder:
         return path
 
 
+def drop_finished_states(job: Job, keep: int) -> None:
+    """Of all finished runs only the newest ``keep`` stay able to go on to more steps.
+
+    A state is several times its checkpoint, and finished runs add up. Unfinished ones keep theirs,
+    and so does a run that another process has in hand.
+    """
+    runs = [RunFolder(job, path.name) for path in Path(job.runs).iterdir() if path.is_dir()]
+    done = [run for run in runs if run.result.get("stopped") is False and run.states.steps()]
+    done.sort(key=lambda run: (run.folder / "result.json").stat().st_mtime, reverse=True)
+    for run in done[keep:]:
+        if run.lock():
+            run.states.prune(0, up_to=run.states.steps()[-1])
+            run.release()
+
+
 def _lines_up_to(log: Path, step: int) -> Iterator[str]:
     """The lines of a log until a step, without one that was cut short."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
