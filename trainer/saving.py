@@ -15,7 +15,6 @@ from .setup import Prepared
 from .state import Result, check_room, drop_finished_states
 from .training_state import Progress
 
-
 FINISHED_KEPT = 2  # runs that can still be asked for more steps
 
 
