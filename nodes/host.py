@@ -210,17 +210,20 @@ def try_checkpoint(path: Path, clip_layer: int | None) -> None:
     Raises:
         ValueError: the picture holds values that are not finite; or what the host's loader raises.
     """
-    with torch.inference_mode():
-        model, clip, vae = load_checkpoint(path, clip_layer)
-        _require_wires(model, clip, vae)
-        text = encode_text(clip, "a photo")
-        how = Sampling(64, "euler", "normal", steps=1, cfg=1.0)
-        picture = sample_pictures(model, vae, text, text, [0], how, lambda step: None)
-    if not torch.isfinite(picture).all():
-        raise ValueError("a picture painted with it holds values that are not finite")
-    del model, clip, vae
-    management.unload_all_models()
-    release_memory()
+    model = clip = vae = None
+    try:
+        with torch.inference_mode():
+            model, clip, vae = load_checkpoint(path, clip_layer)
+            _require_wires(model, clip, vae)
+            text = encode_text(clip, "a photo")
+            how = Sampling(64, "euler", "normal", steps=1, cfg=1.0)
+            picture = sample_pictures(model, vae, text, text, [0], how, lambda step: None)
+        if not torch.isfinite(picture).all():
+            raise ValueError("a picture painted with it holds values that are not finite")
+    finally:
+        del model, clip, vae
+        management.unload_all_models()
+        release_memory()
 
 
 # ---- the card ----------------------------------------------------------------------------------
@@ -267,11 +270,18 @@ class Progress:
 
     def bar(self, value: int, total: int, picture: Image.Image | None = None) -> None:
         preview = None if picture is None else ("JPEG", picture, 512)
-        try:
+        with self.interrupt_kept():
             self._bar.update_absolute(value, total, preview)
+
+    @contextmanager
+    def interrupt_kept(self) -> Iterator[None]:
+        """A cancel that the host raises in here ends only this block."""
+        try:
+            yield
         except management.InterruptProcessingException as error:
-            # raising consumed the host's flag: keep it until the work is saved
-            self._interrupt = error
+            # raising consumed the host's flag: keep it until the work is saved; without its
+            # traceback, which would keep the block's models
+            self._interrupt = error.with_traceback(None)
 
     def say(self, text: str, *, always: bool = False) -> None:
         """A line under the node, at most twice a second unless it must be seen."""

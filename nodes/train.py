@@ -112,6 +112,11 @@ class DreamBoothTrain(io.ComfyNode):
             runs=str(host.output_folder()),
             cache=str(host.output_folder() / "cache"),
         )
+
+        def load(path: Path) -> None:
+            with reporter.progress.interrupt_kept():
+                host.try_checkpoint(path, weights.clip_layer)
+
         with host.card_to_ourselves():
             result = train(
                 job,
@@ -120,7 +125,7 @@ class DreamBoothTrain(io.ComfyNode):
                 listener=reporter,
                 control=reporter.progress.command,
                 train_again=train_again,
-                load=lambda path: host.try_checkpoint(path, weights.clip_layer),
+                load=load,
             )
         reporter.progress.raise_if_interrupted()
         if result.checkpoint is None or result.folder is None:
