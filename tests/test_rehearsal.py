@@ -38,8 +38,18 @@ def test_a_file_that_does_not_load_starts_no_run(tmp_path) -> None:
 
     with pytest.raises(RehearsalFailed, match="unknown model type.*nothing was trained"):
         run(make_job(tmp_path), load=load)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".rehearsal.lock"]
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_a_killed_rehearsal_left_goes_with_the_next(tmp_path) -> None:
+    job = make_job(tmp_path)
+    left = [".rehearsal-0a1b2c3d.safetensors", "..rehearsal-0a1b2c3d.4e5f6a7b.partial"]
+    (tmp_path / "runs").mkdir()
+    for name in left:
+        (tmp_path / "runs" / name).write_bytes(b"half")
+    run(job)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"toy", ".rehearsal.lock"}
 
 
 def test_a_base_that_the_precision_cannot_hold_starts_no_run(tmp_path) -> None:
@@ -48,7 +58,7 @@ def test_a_base_that_the_precision_cannot_hold_starts_no_run(tmp_path) -> None:
     base["model.diffusion_model.out.2.bias"][0] = 1e6
     with pytest.raises(CheckpointError, match="fp16|float16"):
         run(make_job(tmp_path, save_precision="fp16"), base)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".rehearsal.lock"]
 
 
 def test_a_run_that_goes_on_is_not_rehearsed_again(tmp_path) -> None:

@@ -243,6 +243,39 @@ def test_a_killed_process_goes_on(tmp_path: Path, concept: Concept) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_run_that_kept_nothing_begins_anew_under_its_name(
+    tmp_path: Path, concept: Concept
+) -> None:
+    """Stopped in the first step: no ``toy-2`` for a run that has nothing to lose."""
+    job = make_job(tmp_path, (concept,), trains="unet")
+
+    def control() -> Command:
+        made = (tmp_path / "runs" / "toy" / "fingerprint.json").exists()
+        return Command.STOP if made else Command.GO_ON
+
+    assert run(job, control=control).result.steps == 0
+    half = tmp_path / "checkpoints" / ".toy-step000001.0a1b2c3d.partial"
+    half.write_bytes(b"half")
+    again = queue(job)
+    assert "toy ended before it kept anything: it begins anew" in notes(again)
+    assert again.result.name == "toy" and logged(again) == [1, 2] and not half.exists()
+
+
+def test_the_last_preview_is_made_up_for(tmp_path: Path, concept: Concept) -> None:
+    """Stopped while it was painted, at a step that is not due otherwise."""
+    options = {"trains": "unet", "steps": 3, "preview_every": 2, "preview_steps": 1}
+    job = make_job(tmp_path, (concept,), **options)
+    events: list[Event] = []
+
+    def control() -> Command:
+        steps = sum(isinstance(event, Step) for event in events)
+        return Command.STOP if steps == 3 else Command.GO_ON
+
+    train(job, toy_base(), device=CPU, listener=events.append, control=control)
+    assert [shown.step for shown in events if isinstance(shown, Preview)] == [0, 2]
+    assert [shown.step for shown in queue(job).of(Preview)] == [3]
+
+
 def test_a_shell_is_killed_goes_on_and_hands_over(
     tmp_path: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -142,7 +142,7 @@ class _Run:
 
     def _loop(self) -> None:
         """Steps, previews and saves, in order."""
-        if not self.done or self._is_due(self.config.preview_every):
+        if not self.done or self._preview_is_due():
             self.previews.take(self.done, again=False)
         while self.done < self.config.steps:
             self.check_stop()
@@ -151,8 +151,11 @@ class _Run:
                 self.saver.extra(self.done)
             if self.saver.state_is_due() and self.sentinel.calm:
                 self._keep_state()
-            if self._is_due(self.config.preview_every) or self.done == self.config.steps:
+            if self._preview_is_due():
                 self.previews.take(self.done)
+
+    def _preview_is_due(self) -> bool:
+        return self._is_due(self.config.preview_every) or self.done == self.config.steps
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.done % every == 0

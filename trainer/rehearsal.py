@@ -1,9 +1,11 @@
 """A save before the first step: a run that cannot end well never starts."""
 
+import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from filelock import FileLock
 from torch import Tensor
 
 from .events import Listener, Phase
@@ -39,15 +41,30 @@ def rehearse(
     """
     listener(Phase("Rehearsing the save", 0, 1))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".rehearsal-{secrets.token_hex(4)}.safetensors"
-    try:
-        sums = writer.write(path, tensors, 0)
-        if load:
-            _try(load, path)
-    finally:
-        path.unlink(missing_ok=True)
+    with _alone(folder):
+        path = folder / f".rehearsal-{secrets.token_hex(4)}.safetensors"
+        try:
+            sums = writer.write(path, tensors, 0)
+            if load:
+                _try(load, path)
+        finally:
+            path.unlink(missing_ok=True)
     listener(Phase("Rehearsing the save", 1, 1))
     return sums
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One rehearsal at a time, so that any other file of one is a killed process's: it goes."""
+    lock = FileLock(folder / ".rehearsal.lock")
+    with contextlib.suppress(OSError, NotImplementedError):  # a file system that knows no locks
+        lock.acquire()
+    try:
+        for path in folder.glob(".*rehearsal-*") if lock.is_locked else ():
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def _try(load: Load, path: Path) -> None:

@@ -30,7 +30,8 @@ class Start:
 
     Attributes:
         result: of a finished run that is handed over; then there is nothing else.
-        folder: the locked run that goes on; None: a new one is reserved when all is ready.
+        folder: the locked run that goes on or begins anew; None: a new one is reserved when all is
+            ready.
         state: what it goes on from; None: from the base.
     """
 
@@ -60,8 +61,8 @@ class Start:
 
     def open_folder(self, plan: Plan) -> RunFolder:
         """The run's own folder, at the step where it goes on."""
-        if self.folder and self.state:
-            self.folder.go_on(plan.job, self.state.progress.step)
+        if self.folder:
+            self.folder.go_on(plan.job, self.state.progress.step if self.state else 0)
         else:
             self.folder = RunFolder.reserve(plan.job)
             self.folder.save_fingerprint(plan.fingerprint)
@@ -87,6 +88,10 @@ def find_start(plan: Plan, listener: Listener, *, train_again: bool) -> Start:
     for run in same:
         if state := _state_of(run, plan, listener):
             return _go_on(Start(None, run, state), plan, listener)
+    for run in same:
+        if run.is_bare and run.lock():
+            _say(listener, f"{run.name} ended before it kept anything: it begins anew")
+            return Start(None, run)
     if not same:
         _say_what_differs(runs, plan, listener)
     return Start()
@@ -135,10 +140,12 @@ def _state_of(run: RunFolder, plan: Plan, listener: Listener) -> SavedState | No
     if not run.lock():
         _say(listener, f"{run.name} is being trained right now: this run takes another name")
         return None
+    run.sweep()
     state, asked = None, plan.job.config.steps
     steps = run.states.steps()
     if not steps:
-        _say(listener, f"{run.name} cannot go on: it kept no state")
+        if not run.is_bare:
+            _say(listener, f"{run.name} cannot go on: it kept no state")
     elif steps[-1] > asked:
         _say(
             listener,

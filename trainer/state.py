@@ -103,9 +103,23 @@ class RunFolder:
         log = self.folder / "log.jsonl"
         write_text(log, "".join(line + "\n" for line in _lines_up_to(log, step)))
         self.states.prune(keep=2, up_to=step)
-        for pattern in (f".{glob.escape(self.name)}.*", f".{glob.escape(self.name)}-step*"):
-            for path in self._checkpoints.glob(f"{pattern}.partial"):
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written of a locked run."""
+        name, mark = glob.escape(self.name), "[0-9a-f]" * 8
+        for folder, pattern in (
+            (self.folder, f".*.{mark}.partial"),
+            (self.samples, ".*.partial"),
+            (self._checkpoints, f".{name}.{mark}.partial"),
+            (self._checkpoints, f".{name}-step{'[0-9]' * 6}.{mark}.partial"),
+        ):
+            for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the run ended before it kept any weights: then nothing is lost with it."""
+        return not (self.states.steps() or self.checkpoint.exists() or self._extras())
 
     def _extras(self) -> list[Path]:
         """Checkpoints on the way to this name, oldest first."""
