@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .config import Concept, ConfigError
+from .config import Concept, ConfigError, check_text, shown
 from .images import ImageSet, read_folder
 from .tokenizer import overflow, pieces
 
@@ -25,6 +25,10 @@ def make_concept(
     Raises:
         ConfigError: nothing names the subject, or a prompt does not hold its name.
     """
+    given = {"identifier": identifier, "class_noun": class_noun}
+    given |= {"instance_prompt": instance_prompt, "class_prompt": class_prompt}
+    for name, text in given.items():
+        check_text(name, text)
     identifier, class_noun = identifier.strip(), class_noun.strip()
     if not identifier:
         raise ConfigError("identifier is empty: give your subject a rare name, such as zwx")
@@ -33,13 +37,15 @@ def make_concept(
     instance_prompt = instance_prompt.strip() or f"a photo of {identifier} {class_noun}"
     if identifier.lower() not in instance_prompt.lower():
         raise ConfigError(
-            f"the instance prompt {instance_prompt!r} does not hold the identifier"
-            f" {identifier!r}: without it the photos would redefine the class itself"
+            f"the instance prompt {shown(instance_prompt)} does not hold the identifier"
+            f" {shown(identifier)}: without it the photos would redefine the class itself"
         )
     if cut := overflow(instance_prompt):
         kept = instance_prompt[: -len(cut)] if instance_prompt.endswith(cut) else ""
         if kept and identifier.lower() not in kept.lower():
-            raise ConfigError(f"the identifier {identifier!r} is beyond the 77 tokens that count")
+            raise ConfigError(
+                f"the identifier {shown(identifier)} is beyond the 77 tokens that count"
+            )
     class_prompt = class_prompt.strip() or (class_images.prompt if class_images else "")
     return Concept(
         instance_prompt=instance_prompt,
@@ -67,10 +73,10 @@ def read_concepts_file(
         ImageError: an instance folder without a usable picture.
     """
     if not path.is_file():
-        raise ConfigError(f"no file {str(path)!r}")
+        raise ConfigError(f"no file {shown(str(path))}")
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path.name} holds no list of concepts")
@@ -92,12 +98,21 @@ def _read_entry(
     known = set(class_prompt.lower().split())
     words = [w for w in entry["instance_prompt"].split() if w.lower() not in known]
     class_folder = str(entry.get("class_data_dir") or "").strip()
-    target = resolve(class_folder) if class_folder else None
-    # other trainers fill this folder while they run, so an absent or empty one is no mistake
-    has_class = bool(class_prompt and target and target.is_dir() and any(target.iterdir()))
+    try:
+        photos = resolve(entry["instance_data_dir"])
+        target = resolve(class_folder) if class_folder else None
+        photos.is_dir()  # which refuses what no system takes for a path, such as a NUL
+        # other trainers fill this folder while they run, so an absent or empty one is no mistake
+        has_class = bool(class_prompt and target and target.is_dir() and any(target.iterdir()))
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{where} names a folder that cannot be read: {str(error)[:300]}"
+        ) from error
     return Concept(
         instance_prompt=entry["instance_prompt"].strip(),
-        instance_images=read_folder(resolve(entry["instance_data_dir"])).paths,
+        instance_images=read_folder(photos).paths,
         class_prompt=class_prompt,
         class_images=read_folder(target).paths if has_class and target else (),
         identifier=words[0] if words else entry["instance_prompt"].split()[0],
@@ -115,7 +130,7 @@ def report(concepts: Sequence[Concept]) -> str:
     prompts = [concept.instance_prompt.lower() for concept in concepts]
     if twice := {prompt for prompt in prompts if prompts.count(prompt) > 1}:
         raise ConfigError(
-            f"two concepts share the prompt {sorted(twice)[0]!r}: give each its own identifier"
+            f"two concepts share the prompt {shown(sorted(twice)[0])}: give each its own identifier"
         )
     lines = []
     for concept in concepts:

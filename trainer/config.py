@@ -7,6 +7,7 @@ live here and nowhere else. The nodes' widgets, the shell and the tests read the
 import dataclasses
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,30 @@ MAX_SEED = 2**63 - 1
 
 class ConfigError(ValueError):
     """A setting the user can mend: the message says which, its value, and what to do."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: whatever a file holds, no longer than a few lines."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python spells out no number of thousands of digits
+        return f"a huge {type(value).__name__}"
+
+
+def check_text(name: str, value: object) -> None:
+    """Refuse what is no text that a file or a path can hold.
+
+    Raises:
+        ConfigError: not a text, or one with a NUL or half a surrogate pair in it.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} = {shown(value)}: expected text")
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(f"{name} = {shown(value)} holds a character that no file can hold")
 
 
 def option(
@@ -46,16 +71,19 @@ def check_options(config: Any) -> None:
             continue
         value, kind = getattr(config, f.name), type(f.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            object.__setattr__(config, f.name, value := float(value))
+            value = float(value) if abs(value) < 2**1000 else math.inf
+            object.__setattr__(config, f.name, value)
         if type(value) is not kind:
-            raise ConfigError(f"{f.name} = {value!r}: expected {kind.__name__}")
+            raise ConfigError(f"{f.name} = {shown(value)}: expected {kind.__name__}")
+        if kind is str:
+            check_text(f.name, value)
         choices, low, high = (f.metadata[key] for key in ("choices", "min", "max"))
         if choices and value not in choices:
-            raise ConfigError(f"{f.name} = {value!r}: choose one of {', '.join(choices)}")
+            raise ConfigError(f"{f.name} = {shown(value)}: choose one of {', '.join(choices)}")
         if kind is float and not math.isfinite(value):
             raise ConfigError(f"{f.name} = {value!r}: expected a finite number")
         if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{f.name} = {value!r}: allowed is {low} to {high}")
+            raise ConfigError(f"{f.name} = {shown(value)}: allowed is {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +262,17 @@ class Concept:
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_text("instance_prompt", self.instance_prompt)
+        check_text("class_prompt", self.class_prompt)
+        _check_paths("instance_images", self.instance_images)
+        _check_paths("class_images", self.class_images)
         if not self.instance_prompt.strip():
             raise ConfigError("instance_prompt is empty: name the subject, as in 'a zwx dog'")
         if not self.instance_images:
-            raise ConfigError(f"concept {self.instance_prompt!r} has no instance images")
+            raise ConfigError(f"concept {shown(self.instance_prompt)} has no instance images")
         if self.class_images and not self.class_prompt.strip():
             raise ConfigError(
-                f"concept {self.instance_prompt!r} has class images but no class_prompt:"
+                f"concept {shown(self.instance_prompt)} has class images but no class_prompt:"
                 " say what they show, as in 'a dog'"
             )
 
@@ -276,6 +308,12 @@ class Job:
     clip_skip: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("name", "checkpoints", "runs", "cache", "base_digest"):
+            check_text(name, getattr(self, name))
+        if self.base is not None:
+            check_text("base", self.base)
+        if type(self.clip_skip) is not int or self.clip_skip < 1:
+            raise ConfigError(f"clip_skip = {shown(self.clip_skip)}: expected 1 or more")
         if not self.concepts:
             raise ConfigError("no concepts: connect a DreamBooth Concept")
 
@@ -291,18 +329,30 @@ class Job:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the job is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError("the job is not a JSON object")
         concepts = values.get("concepts", [])
+        if not isinstance(concepts, list):
+            raise ConfigError(f"concepts = {shown(concepts)}: expected a list")
         values["concepts"] = tuple(from_mapping(Concept, concept) for concept in concepts)
         values["config"] = from_mapping(TrainConfig, values.get("config", {}))
         return from_mapping(Job, values)
 
     @staticmethod
     def read(path: Path) -> "Job":
-        return Job.from_json(path.read_text(encoding="utf-8"))
+        try:
+            return Job.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the job is not JSON: {error}") from error
+
+
+def _check_paths(name: str, paths: object) -> None:
+    if not isinstance(paths, (tuple, list)):
+        raise ConfigError(f"{name} = {shown(paths)}: expected a list of files")
+    for path in paths:
+        check_text(name, path)
 
 
 def from_mapping(kind: type, values: Mapping[str, Any]) -> Any:
@@ -312,10 +362,10 @@ def from_mapping(kind: type, values: Mapping[str, Any]) -> Any:
         ConfigError: an unknown or a missing key, by name.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind.__name__}: expected an object, got {values!r}")
+        raise ConfigError(f"{kind.__name__}: expected an object, got {shown(values)}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
-        raise ConfigError(f"{kind.__name__} has no option {', '.join(unknown)}")
+        raise ConfigError(f"{kind.__name__} has no option {shown(', '.join(unknown))}")
     required = [
         name
         for name, f in fields.items()

@@ -88,9 +88,10 @@ def read_image(path: str | Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError) as error:
+    except Exception as error:  # Pillow's readers let through whatever a damaged file provokes
         reason = "not a picture that can be read" if _is_unknown(error) else "damaged file"
-        raise ImageError(f"{reason} ({error})" if str(error) else reason) from error
+        said = str(error)[:300]
+        raise ImageError(f"{reason} ({said})" if said else reason) from error
 
 
 def _is_unknown(error: Exception) -> bool:

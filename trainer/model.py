@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import Layout, build
+from .config import ConfigError
 from .objective import alphas_cumprod
 
 
@@ -35,7 +36,7 @@ class StableDiffusion:
         self.alphas_cumprod = alphas_cumprod()
         layers = layout.text_config["num_hidden_layers"]
         if not 1 <= clip_skip <= layers:
-            raise ValueError(f"clip skip {clip_skip}: this text encoder has {layers} layers")
+            raise ConfigError(f"clip_skip = {clip_skip}: this text encoder has {layers} layers")
 
     @property
     def timesteps(self) -> int:

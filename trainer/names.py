@@ -1,6 +1,6 @@
 """What a run may be called."""
 
-from .config import ConfigError
+from .config import ConfigError, shown
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
 _FORBIDDEN = set('<>:"/\\|?*')
@@ -14,12 +14,14 @@ def check_name(name: str) -> str:
     """
     bad = sorted({c for c in name if c in _FORBIDDEN or not c.isprintable()})
     if bad:
-        shown = ", ".join(repr(c) for c in bad)
-        raise ConfigError(f"name = {name!r} holds {shown}: use letters, digits, spaces, - and _")
+        those = ", ".join(repr(c) for c in bad[:8])
+        raise ConfigError(
+            f"name = {shown(name)} holds {those}: use letters, digits, spaces, - and _"
+        )
     if not name or name != name.strip() or name.strip(".") != name:
         raise ConfigError(
-            f"name = {name!r}: give a name that neither begins nor ends with a dot or a space"
+            f"name = {shown(name)}: give a name that neither begins nor ends with a dot or a space"
         )
     if name.lower().split(".")[0] in _RESERVED or len(name.encode()) > 120:
-        raise ConfigError(f"name = {name!r} is reserved or too long: choose another")
+        raise ConfigError(f"name = {shown(name)} is reserved or too long: choose another")
     return name

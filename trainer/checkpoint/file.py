@@ -56,8 +56,9 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[st
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
+        said = str(error)[:300]  # it may quote a name, as long as the damaged header says
         raise CheckpointError(
-            f"{path.name} is damaged, cut short or not a safetensors file ({error}): get it again."
+            f"{path.name} is damaged, cut short or not a safetensors file ({said}): get it again."
         ) from error
 
 

@@ -48,15 +48,19 @@ def detect(state_dict: Mapping[str, torch.Tensor]) -> Layout:
     Raises UnsupportedModel, with one sentence, for anything that is not a complete SD 1.x model,
     and CheckpointError for one that is damaged. Reads no values but ``vae_scale``/``vae_shift``.
     """
-    refuse_unsupported(state_dict)
     shapes = shapes_of(state_dict)
     try:
+        refuse_unsupported(state_dict)
         unet = detect_unet(shapes)
         text = detect_text(shapes)
         kind, vae, downscale = detect_vae(shapes)
     except KeyError as missing:
         raise CheckpointError(
             f"The checkpoint is incomplete: {missing.args[0]} is missing. Get the file again."
+        ) from None
+    except IndexError:
+        raise CheckpointError(
+            "The checkpoint is damaged: some tensor has too few dimensions. Get the file again."
         ) from None
     _check_agreement(shapes, unet, text, vae)
     scale, shift = vae_affine(state_dict) if kind == "tiny" else (1.0, 0.0)

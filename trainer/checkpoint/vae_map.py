@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from .errors import UnsupportedModel
+from .errors import CheckpointError, UnsupportedModel
 from .shapes import VAE, Shapes, count, has
 
 _PAIR = ("weight", "bias")
@@ -56,6 +56,9 @@ def detect_vae(shapes: Shapes) -> tuple[str, dict, int]:
 def vae_affine(state_dict: Mapping[str, torch.Tensor]) -> tuple[float, float]:
     """(vae_scale, vae_shift) of a TAESD part, 1 and 0 where the file leaves them out."""
     values = [state_dict.get(name) for name in TINY_EXTRAS]
+    for name, value in zip(TINY_EXTRAS, values, strict=True):
+        if value is not None and value.numel() != 1:
+            raise CheckpointError(f"{name} has {value.numel()} values instead of one: damaged.")
     scale, shift = (None if value is None else float(value) for value in values)
     return 1.0 if scale is None else scale, 0.0 if shift is None else shift
 
