@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,7 +282,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     whole: Whole, tmp_path: Path, full: bool
 ) -> None:
     began, kills, lost, failed = time.perf_counter(), [], 0, []
-    trials, commands = (60, 6) if full else (4, 0)
+    trials, commands = (60, 6) if full else (2, 0)
     for number in range(trials):
         chance = random.Random(f"{SEED}/kill/{number}")
         kill = kill_command if number < commands else kill_forked
@@ -306,6 +306,36 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
             seed=SEED,
             seconds=round(time.perf_counter() - began),
         )
+
+
+def touches_of(diary: Path) -> dict[str, list[int]]:
+    """The numbers of an unbroken run's changes on disk, by what the run was doing."""
+    found, touch, activity = defaultdict(list), 0, "Reading the base"
+    for line in lines(diary):
+        if line == "touch":
+            touch += 1
+            found[activity].append(touch)
+        elif line != "event":
+            activity = line
+    return found
+
+
+def test_killed_within_a_save_it_goes_on_to_the_same_bytes(
+    whole: Whole, tmp_path: Path, full: bool
+) -> None:
+    """Short moments that a random one seldom meets: before some change on disk of each save."""
+    touches, chance = touches_of(whole.folder / "diary"), random.Random(f"{SEED}/within")
+    saves = ["Saving the end", "Saving an extra", "Keeping the state", "Rehearsing the save"]
+    for what in saves if full else saves[:1]:
+        assert touches[what], what
+        for touch in chance.sample(touches[what], min(len(touches[what]), 5 if full else 1)):
+            folder = tmp_path / str(touch)
+            folder.mkdir()
+            arguments, diary = place(folder), folder / "diary"
+            assert ended(forked(arguments, diary, touch=touch)) == -signal.SIGKILL
+            assert doing(diary) == what
+            assert ended(forked(arguments, diary)) == 0, diary.with_suffix(".err").read_text()
+            assert check_end(folder, whole.folder) == 0, (what, touch)
 
 
 # ---- cancel ------------------------------------------------------------------------------------
@@ -386,7 +416,7 @@ def test_stopped_at_any_moment_the_work_is_kept_and_goes_on(
 ) -> None:
     began, where, failed = time.perf_counter(), Counter(), []
     questions, steps = uncut
-    trials = 60 if full else 4
+    trials = 60 if full else 2
     for number in range(trials):
         at = random.Random(f"{SEED}/cancel/{number}").randint(1, questions)
         folder = tmp_path / str(number)
