@@ -25,7 +25,7 @@ from record import record
 pytestmark = pytest.mark.timeout(3600)
 SEED = 20260722
 TRIALS = {False: 4, True: 60}  # by whether the tests run at full count
-MINUTES = 12  # after which no further trial begins; what is recorded is what ran
+MINUTES = 40  # after which no further trial begins; what is recorded is what ran
 WARM = 3  # rounds after which nothing may grow any more
 GROWTH_MB = 200
 PATIENCE = 120  # seconds until a prompt that does not end counts as hung
@@ -55,6 +55,7 @@ class Trial:
     ended: str = "finished"
     began: str = ""
     answered: float = 0.0
+    picture: np.ndarray | None = None
     after: Footprint | None = None
     faults: list[str] = field(default_factory=list)
 
@@ -113,24 +114,25 @@ class Host:
 
 @dataclass
 class Story:
-    """All trials, and the host's picture before the first and after the last."""
+    """All trials, and the host's picture before the first."""
 
     seconds: float
     trials: list[Trial]
     before: np.ndarray
-    after: np.ndarray
 
 
 @pytest.fixture(scope="module")
 def story(server, connect, info, base_name, drawn, checkpoints, runs, full) -> Iterator[Story]:
-    """Two unbroken runs, the second timed and compared with the first; then the trials."""
+    """Two unbroken runs, timed and compared with each other; then the trials."""
     host, began = Host(server, connect(), info, base_name, drawn), time.monotonic()
     before = host.paint()
+    durations = []
     for name in ("unbroken", "timed"):
         host.forget_pictures()
         events, started = [], time.monotonic()
         host.run(host.graph(name)[0], events.append)
-        unbroken = time.monotonic() - started
+        durations.append(time.monotonic() - started)
+    unbroken = min(durations)  # a busy machine must not put the moments behind the end
     reference = checkpoints / "unbroken.safetensors"
     assert differences(reference, checkpoints / "timed.safetensors") == []
     noise, trials = np.random.default_rng(SEED), []
@@ -142,11 +144,10 @@ def story(server, connect, info, base_name, drawn, checkpoints, runs, full) -> I
         at = int(share * len(events)) if by_event else share * unbroken
         trials.append(attempt(host, f"cancelled {number}", at, reference))
         remove(runs, checkpoints, f"cancelled {number}")
-    after = host.paint()
     host.client.close()
     for name in ("unbroken", "timed"):
         remove(runs, checkpoints, name)
-    yield Story(time.monotonic() - began, trials, before, after)
+    yield Story(time.monotonic() - began, trials, before)
 
 
 def attempt(host: Host, name: str, at: int | float, reference: Path) -> Trial:
@@ -162,7 +163,7 @@ def attempt(host: Host, name: str, at: int | float, reference: Path) -> Trial:
         trial.began = beginning(said)
         made = Path(re.search(r"^checkpoint: (.+)$", said, re.MULTILINE)[1])
         trial.faults += differences(reference, made) + host.half_done()
-        host.paint()
+        trial.picture = host.paint()
     except ClientError as error:
         trial.faults.append(str(error))
     trial.after = host.footprint()
@@ -269,4 +270,5 @@ def test_rounds_leave_nothing_behind_in_the_process(story: Story, full: bool) ->
 
 def test_the_model_that_went_in_is_the_same_afterwards(story: Story) -> None:
     assert story.before.std() > 5
-    assert np.array_equal(story.before, story.after)
+    others = [t.moment for t in story.trials if not np.array_equal(t.picture, story.before)]
+    assert not others
