@@ -12,7 +12,9 @@ from .checkpoint import export, part_keys, weights_digest
 from .checks import Plan
 from .config import Job
 from .dataset import PairedRows
+from .errors import TrainingError
 from .events import Listener, Note, Phase
+from .ladder import is_out_of_memory
 from .model import StableDiffusion
 from .rehearsal import Load, rehearse
 from .resume import Start
@@ -100,7 +102,15 @@ def prepare(
         listener(Phase("Encoding pictures", done, total))
         check_stop()
 
-    latents.fill(plan.files, plan.device, on_encoded)
+    try:
+        latents.fill(plan.files, plan.device, on_encoded)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "a picture does not fit into the memory while it is encoded, and nothing was trained:"
+            " choose a smaller resolution, or close what else uses the memory"
+        ) from error
     texts = _frozen_texts(job, model, plan.device)
     sums = None
     if not start.state:
