@@ -342,7 +342,7 @@ def test_killed_within_a_save_it_goes_on_to_the_same_bytes(
 
 
 class Cancel:
-    """A user who stops the run at the ``at``-th question, and what the run was doing then."""
+    """A user who stops the run at the ``at``-th question, and the phase it had said last."""
 
     def __init__(self, at: int = 0) -> None:
         self.at, self.asked, self.doing, self.done = at, 0, "Reading the base", 0
@@ -440,7 +440,7 @@ def test_stopped_at_any_moment_the_work_is_kept_and_goes_on(
             trials=trials,
             failures=len(failed),
             questions=questions,
-            phases=dict(sorted(where.items())),
+            phase_said_last=dict(sorted(where.items())),
             seed=SEED,
             seconds=round(time.perf_counter() - began),
         )
