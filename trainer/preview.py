@@ -74,5 +74,8 @@ def encode_for_preview(
 def save_picture(image: Image.Image, path: Path) -> None:
     """As PNG, whole or not at all: a run that goes on takes what is there as made."""
     temporary = path.with_name(f".{path.stem}.partial")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    try:
+        image.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
