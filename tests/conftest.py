@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--faults"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(3600))
     if config.getoption("--slow"):
         return
     for item in items:

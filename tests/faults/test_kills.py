@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +336,15 @@ def test_killed_within_a_save_it_goes_on_to_the_same_bytes(
             assert doing(diary) == what
             assert ended(forked(arguments, diary)) == 0, diary.with_suffix(".err").read_text()
             assert check_end(folder, whole.folder) == 0, (what, touch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs in this process are compared with forked ones, which have one: sums differ by it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # ---- cancel ------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from pack.demo.server import ComfyServer
 from pack.trainer.checkpoint import read_checkpoint
 from record import record
 
-pytestmark = pytest.mark.timeout(3600)
 SEED = 20260722
 TRIALS = {False: 4, True: 60}  # by whether the tests run at full count
 MINUTES = 40  # after which no further trial begins; what is recorded is what ran
