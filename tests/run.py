@@ -25,6 +25,9 @@ def main(arguments: list[str]) -> int:
     os.environ["COMFYUI_PATH"] = str(environment.comfyui)
     # threads that spin while they wait make small nets many times slower on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "--slow" not in arguments:
+        # toy nets gain nothing by threads, and only with one count do processes agree bit for bit
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     python = str(environment.python)
     for style in (["check"], ["format", "--check"]):
         if code := subprocess.run([python, "-m", "ruff", *style, "."], cwd=ROOT).returncode:

@@ -154,7 +154,8 @@ def test_the_bar_moves_step_by_step(run: Run) -> None:
         and e["data"]["node"] == run.train.id
         and e["data"]["max"] == run.settings["steps"]
     ]
-    values = values[len(values) - values[::-1].index(0) - 1 :]  # phases of that length came before
+    if 0 in values:  # phases that happen to be as long as the training came before
+        values = values[len(values) - values[::-1].index(0) :]
     assert values == sorted(values)
     assert set(range(1, run.settings["steps"] + 1)) <= set(values)
     states = [
