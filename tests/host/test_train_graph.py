@@ -1,5 +1,6 @@
 """The whole graph, from photos to the trained model's pictures, in one queue."""
 
+import filecmp
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_the_run_can_be_read_again(run: Run, runs: Path, small_base: Path) -> No
     folder = runs / f"my {run.kind}"
     job = json.loads((folder / "job.json").read_text())
     assert job["name"] == f"my {run.kind}"
-    assert Path(job["base"]).samefile(small_base)
+    assert filecmp.cmp(job["base"], small_base, shallow=False)  # the demo's test links its own
     assert {key: job["config"][key] for key in run.settings} == run.settings
     result = json.loads((folder / "result.json").read_text())
     assert result["stopped"] is False
