@@ -241,6 +241,8 @@ class _Run:
                 " steps; look at the pictures before you use them."
             )
         self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerate.scaler:
+            self.accelerate.scaler.update()  # it holds on to a step until it is told of its end
         self._restore(state)
         self.p.folder.go_on(self.p.job, self.done)
         if verdict is Verdict.STOP:
