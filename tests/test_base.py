@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -152,6 +153,22 @@ def test_a_finished_run_is_not_trained_again(trained, monkeypatch) -> None:
     assert train(plan_in(trained))
     with pytest.raises(BaseFailed, match="unet_batch"):
         train(plan_in(trained, recipe=dataclasses.replace(TINY, unet_batch=3)))
+
+
+def test_more_steps_go_on_and_another_autoencoder_begins_the_unet_anew(trained, tmp_path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(trained, folder)
+    stages, advance = [], Stage.advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "advance", lambda s: stages.append((s.name, s.step + 1)) or advance(s))
+        assert train(plan_in(folder, steps=(2, 6)))
+        assert stages == [("unet", 5), ("unet", 6)]
+        with pytest.raises(BaseFailed, match="learned from another autoencoder.*move it away"):
+            train(plan_in(folder, steps=(3, 6)))
+        (folder / "unet.safetensors").rename(tmp_path / "away")
+        stages.clear()
+        assert train(plan_in(folder, steps=(3, 4)))
+        assert stages == [("unet", step) for step in (1, 2, 3, 4)]
 
 
 def test_a_stage_learns_and_says_so(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""The fp16 path without a card: torch's own loss scaler and autocast, which a processor has, too."""
+"""The fp16 path without a card: a processor has torch's loss scaler and autocast, too."""
 
 import contextlib
 import math

@@ -48,6 +48,8 @@ class Stage:
     folder: Path
     decay: float
     show: Callable[[str], None] = lambda line: None
+    origin: str = ""
+    """What it learns from, where that is a result, too: a state of another's is refused."""
     step: int = 0
     steps: int | None = None
     seconds: float = 0.0
@@ -69,6 +71,11 @@ class Stage:
     @property
     def finished(self) -> bool:
         return self.steps is not None and self.step >= self.steps
+
+    def aim(self, budget: Budget) -> None:
+        """Takes the budget's steps, where it names any: also more, or fewer, than it began with."""
+        if budget.steps:
+            self.steps = max(budget.steps, self.step)
 
     def advance(self) -> Tensor:
         """One step; the loss, still on its device."""
@@ -102,12 +109,19 @@ class Stage:
                 tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
         position = {"step": self.step, "steps": self.steps, "seconds": round(self.seconds, 1)}
         metadata = {"recipe": self.recipe.to_json(), "position": json.dumps(position)}
+        if self.origin:
+            metadata["origin"] = self.origin
         self.folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(self.file, tensors, metadata)
 
     def _load(self) -> None:
         tensors, metadata = read_checkpoint(self.file)
         self.recipe.check(metadata["recipe"])
+        if metadata.get("origin", "") != self.origin:
+            raise BaseFailed(
+                f"{self.file} learned from another autoencoder than the one beside it: move it"
+                " away, and it begins anew"
+            )
         for name, value in json.loads(metadata["position"]).items():
             setattr(self, name, value)
         with torch.no_grad():
@@ -127,8 +141,7 @@ class Stage:
 
 def run(stage: Stage, budget: Budget, picture: Callable[[], None]) -> bool:
     """Trains until the stage is finished (True) or it is time to leave (False); always saves."""
-    if stage.steps is None:
-        stage.steps = budget.steps
+    stage.aim(budget)
     begun, before, saved = time.monotonic(), stage.seconds, time.monotonic()
     first, total, count, since = stage.step, 0.0, 0, begun
     while not stage.finished and time.monotonic() < budget.leave_at:

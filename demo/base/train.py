@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...trainer.checkpoint import Layout
+from ...trainer.checkpoint import Layout, weights_digest
 from ...trainer.images import to_image
 from ..random_base import LAYOUT
 from ..world import PLACES
@@ -93,6 +93,7 @@ def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
                 strict=True) for part in pair]  # fmt: skip
         save_grid(tile(rows), plan.folder / f"vae-{stage.step:06d}.png")
 
+    stage.aim(plan.budget(0))
     if not stage.finished and not run(stage, _leaving(plan, 0), picture):
         return None
     vae.load_state_dict(stage.averaged())
@@ -107,7 +108,7 @@ def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
     unet = _placed(fresh("unet", recipe.seed + 1, plan.layout), plan.device)
     loss = DiffusionLoss(unet, latents, captions, states, recipe, plan.bf16)
     stage = Stage("unet", unet, loss, recipe.unet_lr, recipe.unet_batch, recipe, plan.folder,
-                  recipe.decay, show)  # fmt: skip
+                  recipe.decay, show, origin=weights_digest(vae.state_dict()))  # fmt: skip
 
     def picture() -> None:
         grid = GRID[: plan.rows]
@@ -119,6 +120,7 @@ def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
         rows = [[to_image(p) for p in part] for part in out.split(len(grid[0]))]
         save_grid(tile(rows), plan.folder / f"unet-{stage.step:06d}.png")
 
+    stage.aim(plan.budget(1))
     return stage.finished or run(stage, _leaving(plan, 1), picture)
 
 
