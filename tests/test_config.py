@@ -4,13 +4,24 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from pack.trainer.config import Concept, ConfigError, Job, TrainConfig, from_mapping
+from pack.trainer.config import (
+    Concept,
+    ConfigError,
+    Job,
+    TrainConfig,
+    check_options,
+    flat,
+    from_mapping,
+    group,
+    option,
+    option_fields,
+)
 from toy import make_job
 
 
 def test_every_option_says_what_it_does() -> None:
-    for field in dataclasses.fields(TrainConfig):
-        assert len(field.metadata["help"]) > 10, field.name
+    for name, field in option_fields(TrainConfig):
+        assert len(field.metadata["help"]) > 10, name
         if type(field.default) in (int, float):
             assert field.metadata["min"] <= field.default <= field.metadata["max"]
 
@@ -32,6 +43,38 @@ def test_bad_values_are_refused_with_the_value(values: dict, words: list[str]) -
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**values)
     assert all(word in str(caught.value) for word in words)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    rank: int = option(4, "A number in a group.", min=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str = option("x", "A text beside the group.")
+    inner: Inner = group(Inner)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def test_options_of_a_group() -> None:
+    assert [name for name, _ in option_fields(Outer)] == ["name", "inner.rank"]
+    assert flat(Outer(inner=Inner(rank=8))) == {"name": "x", "inner.rank": 8}
+    made = Outer(inner=Inner(rank=8))
+    assert from_mapping(Outer, dataclasses.asdict(made)) == made
+    assert from_mapping(Outer, {}) == Outer()
+    for values, words in (
+        ({"inner": {"rank": 0}}, "rank = 0"),
+        ({"inner": {"rang": 1}}, "Inner has no option 'rang'"),
+        ({"inner": 5}, "inner = 5: expected its options"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            from_mapping(Outer, values)
 
 
 def test_a_job_survives_json(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def page(node: str) -> str:
 def test_the_parser_sees_the_nodes() -> None:
     """The tests below would pass on an empty list."""
     assert len(NODES) >= 6
-    settings = {field.name for field in dataclasses.fields(config.TrainConfig)}
+    settings = {f.name for f in dataclasses.fields(config.TrainConfig) if f.metadata}
     assert {entry.name for entry in NODES["DreamBoothSettings"].inputs} == settings
     assert [entry.name for entry in NODES["DreamBoothConcept"].inputs][:2] == [
         "instance_images",
@@ -148,11 +148,13 @@ def test_a_page_names_every_output(node: Node) -> None:
     assert list(rows(page(node.id), "Output")) == node.outputs
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(config.TrainConfig)])
+SETTINGS = {f.name: f for f in dataclasses.fields(config.TrainConfig) if f.metadata}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_choice_of_a_setting_is_named(name: str) -> None:
-    field = next(f for f in dataclasses.fields(config.TrainConfig) if f.name == name)
     text = " ".join(rows(page("DreamBoothSettings"), "Input")[name])
-    for choice in field.metadata["choices"] or ():
+    for choice in SETTINGS[name].metadata["choices"] or ():
         assert choice in text, f"{name} = {choice}"
 
 

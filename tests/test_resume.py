@@ -19,7 +19,13 @@ from filelock import FileLock
 from pack.trainer import __main__, setup
 from pack.trainer.checkpoint import write_checkpoint
 from pack.trainer.checks import check
-from pack.trainer.config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job, TrainConfig
+from pack.trainer.config import (
+    WITHOUT_EFFECT_ON_WEIGHTS,
+    Concept,
+    Job,
+    TrainConfig,
+    option_fields,
+)
 from pack.trainer.events import Command, Event, Note, Preview, Saved, Step, go_on
 from pack.trainer.fingerprint import Fingerprint, differences
 from pack.trainer.loop import train
@@ -432,7 +438,7 @@ def test_pictures_and_base_of_a_broken_run_are_named(broken_off: Job, tmp_path: 
 
 def test_every_setting_is_classified(finished: Job) -> None:
     """A setting either is in the fingerprint or is known to leave the weights alone."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    names = {name for name, _ in option_fields(TrainConfig)}
     assert names > WITHOUT_EFFECT_ON_WEIGHTS
     written = json.loads((Path(finished.runs) / "toy" / "fingerprint.json").read_text())
     assert set(written["settings"]) == names - WITHOUT_EFFECT_ON_WEIGHTS

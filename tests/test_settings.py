@@ -4,14 +4,13 @@ A row is: what to flip, and what must then be different (or true) in the run. We
 as tensors, not as files: the metadata repeats the settings and would always differ.
 """
 
-import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer.config import ConfigError, TrainConfig
+from pack.trainer.config import ConfigError, TrainConfig, flat, option_fields
 from pack.trainer.events import Phase, Preview, Saved, Step
 from toy import Run, make_job, run, same
 
@@ -105,7 +104,7 @@ ELSEWHERE = {"keep", "optimizer", "attention", "gradient_checkpointing", "channe
 
 
 def test_no_setting_is_forgotten() -> None:
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    names = {name for name, _ in option_fields(TrainConfig)}
     assert names == set(FLIPS) | ELSEWHERE
 
 
@@ -113,7 +112,7 @@ def test_no_setting_is_forgotten() -> None:
 def test_flip(tmp_path: Path, plain: Run, name: str) -> None:
     values, acts = FLIPS[name]
     job = make_job(tmp_path, **{**BASE, **values})
-    assert getattr(job.config, name) != getattr(TrainConfig(**{**BASE}), name)
+    assert flat(job.config)[name] != flat(TrainConfig(**BASE))[name]
     assert acts(plain, run(job))
 
 

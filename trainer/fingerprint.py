@@ -1,13 +1,12 @@
 """What makes a run the run it is: two runs with one fingerprint have the same weights after the
 same number of steps."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job
+from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job, flat
 from .images import ImageFile
 
 # Raised whenever the same inputs come to train to other weights.
@@ -35,7 +34,7 @@ def take_fingerprint(job: Job, files: dict[str, ImageFile], precision: str) -> F
     """
     settings = {
         name: value
-        for name, value in dataclasses.asdict(job.config).items()
+        for name, value in flat(job.config).items()
         if name not in WITHOUT_EFFECT_ON_WEIGHTS
     }
     return Fingerprint(

@@ -1,0 +1,50 @@
+"""The one door to ComfyUI: every use of its internals is in this room.
+
+Written for 0.3.60 and later; what differs in newer hosts is looked up by name, never assumed.
+"""
+
+from .card import Progress, card_to_ourselves, device, release_memory, say
+from .folders import (
+    checkpoint_folder,
+    checkpoint_name,
+    find_checkpoint,
+    input_subfolders,
+    output_folder,
+    resolve,
+)
+from .sampling import SAMPLERS, SCHEDULERS, Sampling, encode_text, sample_pictures
+from .schema import schema
+from .weights import (
+    SUPPORTED_CLASSES,
+    Weights,
+    describe_weights,
+    load_checkpoint,
+    take_weights,
+    try_checkpoint,
+)
+
+__all__ = [
+    "Progress",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "SUPPORTED_CLASSES",
+    "Sampling",
+    "Weights",
+    "card_to_ourselves",
+    "checkpoint_folder",
+    "checkpoint_name",
+    "describe_weights",
+    "device",
+    "encode_text",
+    "find_checkpoint",
+    "input_subfolders",
+    "load_checkpoint",
+    "output_folder",
+    "release_memory",
+    "resolve",
+    "sample_pictures",
+    "say",
+    "schema",
+    "take_weights",
+    "try_checkpoint",
+]

@@ -1,0 +1,83 @@
+"""The card, the node's bar and text, and the interrupt."""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from PIL import Image
+from server import PromptServer
+
+from ...trainer.events import Command
+
+
+def device() -> torch.device:
+    return management.get_torch_device()
+
+
+@contextmanager
+def card_to_ourselves() -> Iterator[None]:
+    """The host's models leave the card first; what we leave behind goes at the end."""
+    management.unload_all_models()
+    release_memory()
+    try:
+        yield
+    finally:
+        release_memory()
+
+
+def release_memory() -> None:
+    gc.collect()
+    management.soft_empty_cache()
+
+
+def say(node_id: str | None, text: str) -> None:
+    """Text under a node."""
+    send = getattr(PromptServer.instance, "send_progress_text", None)
+    if send is not None and node_id:
+        send(text, node_id)
+
+
+class Progress:
+    """The node's bar, text line and picture; remembers an interrupt instead of raising it."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self._bar = comfy.utils.ProgressBar(1)
+        self._interrupt: BaseException | None = None
+        self._said = 0.0
+
+    def bar(self, value: int, total: int, picture: Image.Image | None = None) -> None:
+        preview = None if picture is None else ("JPEG", picture, 512)
+        with self.interrupt_kept():
+            self._bar.update_absolute(value, total, preview)
+
+    @contextmanager
+    def interrupt_kept(self) -> Iterator[None]:
+        """A cancel that the host raises in here ends only this block."""
+        try:
+            yield
+        except management.InterruptProcessingException as error:
+            # raising consumed the host's flag: keep it until the work is saved; without its
+            # traceback, which would keep the block's models
+            self._interrupt = error.with_traceback(None)
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        """A line under the node, at most twice a second unless it must be seen."""
+        now = time.monotonic()
+        if always or now - self._said >= 0.5:
+            self._said = now
+            say(self._node_id, text)
+
+    def command(self) -> Command:
+        stop = self._interrupt is not None or management.processing_interrupted()
+        return Command.STOP if stop else Command.GO_ON
+
+    def raise_if_interrupted(self) -> None:
+        """Report the cancel to the host, which consumes its flag."""
+        management.throw_exception_if_processing_interrupted()
+        if self._interrupt is not None:
+            raise self._interrupt

@@ -1,0 +1,39 @@
+"""What a run is told: concepts, settings, the job. Frozen, checked once, passed down.
+
+Every user-facing option is a field made by :func:`option`: its default, bounds, choices and help
+live here and nowhere else. The nodes' widgets, the shell and the tests read them from here.
+"""
+
+from .job import Concept, Job
+from .options import (
+    MAX_SEED,
+    ConfigError,
+    check_options,
+    check_text,
+    flat,
+    from_mapping,
+    group,
+    option,
+    option_fields,
+    shown,
+)
+from .train import UNET, UNET_AND_TEXT_ENCODER, WITHOUT_EFFECT_ON_WEIGHTS, TrainConfig
+
+__all__ = [
+    "MAX_SEED",
+    "UNET",
+    "UNET_AND_TEXT_ENCODER",
+    "WITHOUT_EFFECT_ON_WEIGHTS",
+    "Concept",
+    "ConfigError",
+    "Job",
+    "TrainConfig",
+    "check_options",
+    "check_text",
+    "flat",
+    "from_mapping",
+    "group",
+    "option",
+    "option_fields",
+    "shown",
+]
