@@ -73,7 +73,7 @@ class Gradients:
             self._go_lower(step, reason)
 
     def _go_lower(self, step: int, reason: str) -> None:
-        for module in self._p.trained_parts.values():
+        for module in self._p.trained.modules.values():
             module.zero_grad(set_to_none=True)
         gc.collect()
         if self._device.type == "cuda":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checks import check
 from .config import Job
@@ -23,7 +23,7 @@ from .saving import Saver
 from .sentinel import Sentinel, Verdict
 from .setup import Prepared, prepare
 from .state import Result
-from .training_state import SavedState, capture, restore
+from .training_state import SavedState, capture, learning, restore
 
 RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
 
@@ -95,13 +95,14 @@ class _Run:
         self.saver = Saver(prepared, listener)
         self.updating = False
         self.learned = False
-        self.parts = prepared.trained_parts
+        self.parts = prepared.trained.modules
         for module in self.parts.values():
             module.to(self.device)
-        text_encoder = self.parts.get("text_encoder", nn.Module())
-        self.parameters = [p for module in self.parts.values() for p in module.parameters()]
+        text_encoder = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
+        unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
+        self.parameters = [*unet, *text_encoder]
         self.optimizer = accelerate.prepare_optimizer(
-            make_optimizer(self.parts["unet"].parameters(), text_encoder.parameters(), self.config)
+            make_optimizer(unet, text_encoder, self.config)
         )
         self.gradients = Gradients(prepared, accelerate, listener, check_stop)
         self.previews = Previews(prepared, accelerate, listener, check_stop)

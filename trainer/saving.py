@@ -43,7 +43,7 @@ class Saver:
 
     def _write(self, path: Path, step: int) -> dict[str, int]:
         self._listener(Phase("Saving", 0, 1))
-        trained = self._p.trained_tensors()
+        trained = self._p.trained.tensors()
         check_room(path.parent, self._p.writer.size(trained))
         sums = self._p.writer.write(path, trained, step)
         self._listener(Phase("Saving", 1, 1))
@@ -53,7 +53,7 @@ class Saver:
     def _compare(self, sums: Mapping[str, int]) -> None:
         """Say so if training left no trace in the file, or in one of the parts."""
         before = self._folder.base_sums
-        for part, names in self._p.spelling.items():
+        for part, names in self._p.trained.names.items():
             known = [name for name in names if name in before and name in sums]
             if known and all(sums[name] == before[name] for name in known):
                 self._listener(

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cache import LatentCache, encode_texts
-from .checkpoint import export, part_keys, weights_digest
+from .checkpoint import part_keys, weights_digest
 from .checks import Plan
 from .config import Job
 from .dataset import PairedRows
@@ -19,7 +19,8 @@ from .model import StableDiffusion
 from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
-from .training_state import STATE_BYTES, SavedState, fits
+from .trainable import Trainable, WholeParts
+from .training_state import STATE_BYTES, SavedState, fits, learning
 
 _CACHE_BYTES = 128 * 1024  # of one 512² image's mean and std: 2 · 4 · 64² fp32 values
 
@@ -31,7 +32,7 @@ class Prepared:
     Attributes:
         texts: hidden states by prompt where the text encoder is frozen, else None.
         previews: prompts of the sample pictures.
-        spelling: per trained part, the names and shapes of its tensors in the base's file.
+        trained: what learns.
         folder: locked for this run.
         state: to go on from; None: this is the beginning.
         schedule: see :class:`training_state.Progress`.
@@ -48,19 +49,11 @@ class Prepared:
     previews: list[str]
     writer: CheckpointWriter
     folder: RunFolder
-    spelling: dict[str, dict[str, Tensor]]
+    trained: Trainable
     fingerprint: str
     state: SavedState | None
     schedule: tuple[int, ...]
     states_kept: int
-
-    @property
-    def trained_parts(self) -> dict[str, nn.Module]:
-        return {part: getattr(self.model, part) for part in self.spelling}
-
-    def trained_tensors(self) -> dict[str, Tensor]:
-        """The weights that learn, under their names in the base's file; no copies."""
-        return _export(self.model, self.spelling)
 
 
 def prepare(
@@ -86,14 +79,14 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    trained = ["unet"] + ["text_encoder"] * job.config.trains_text_encoder
-    spelling = {part: _take_out(base, model, part) for part in trained}
-    _set_up_modules(model, job)
-    if start.state and not fits(start.state, {part: getattr(model, part) for part in trained}):
+    parts = ["unet"] + ["text_encoder"] * job.config.trains_text_encoder
+    trained = WholeParts(model, base, parts)
+    _set_up_modules(model, trained, job)
+    if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
     schedule = start.schedule(job.config)
-    writer = CheckpointWriter(base, job.config.save_precision, plan.metadata | _said(schedule))
-    states_kept = _check_disk(plan, start, writer.size(_export(model, spelling)), model, listener)
+    writer = trained.writer(job.config.save_precision, plan.metadata | _said(schedule))
+    states_kept = _check_disk(plan, start, writer.size(trained.tensors()), trained, listener)
     listener(Phase("Loading the model", 1, 1))
 
     latents = LatentCache(Path(job.cache), model, vae_digest, job.config.resolution)
@@ -114,7 +107,7 @@ def prepare(
     texts = _frozen_texts(job, model, plan.device)
     sums = None
     if not start.state:
-        sums = rehearse(writer, _export(model, spelling), Path(job.runs), load, listener)
+        sums = rehearse(writer, trained.tensors(), Path(job.runs), load, listener)
         check_stop()
     folder = start.open_folder(plan)
     if sums:
@@ -132,7 +125,7 @@ def prepare(
         previews=_preview_prompts(job),
         writer=writer,
         folder=folder,
-        spelling=spelling,
+        trained=trained,
         fingerprint=plan.fingerprint.digest,
         state=state,
         schedule=schedule,
@@ -156,28 +149,7 @@ def _frozen_texts(
     return encode_texts(model, [*prompts, *_preview_prompts(job), ""], device)
 
 
-def _take_out(base: dict[str, Tensor], model: StableDiffusion, part: str) -> dict[str, Tensor]:
-    """Remove a part's weights from ``base``; returns all its names with shapes, as meta tensors.
-
-    What belongs to the part but has no place in the module (``position_ids``) stays in ``base``.
-    """
-    like = {key: base[key] for key in part_keys(base, model.layout, part)}
-    for key, tensor in export(getattr(model, part), model.layout, part, like=like).items():
-        if tensor is not base[key]:
-            del base[key]
-    return {key: tensor.to("meta") for key, tensor in like.items()}
-
-
-def _export(model: StableDiffusion, spelling: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for part, like in spelling.items():
-        tensors |= export(getattr(model, part), model.layout, part, like=like)
-    return {key: tensor for key, tensor in tensors.items() if not tensor.is_meta}
-
-
-def _check_disk(
-    plan: Plan, start: Start, size: int, model: StableDiffusion, listener: Listener
-) -> int:
+def _check_disk(plan: Plan, start: Start, size: int, trained: Trainable, listener: Listener) -> int:
     """Room for the final file, the extra ones, one more while it is written, and the pictures.
 
     What is left may hold states: two, and one more while it is written; else one or none.
@@ -198,8 +170,7 @@ def _check_disk(
     check_room(Path(job.checkpoints), needed)
     if not config.keep_state:
         return 0
-    trained = [model.unet] + [model.text_encoder] * config.trains_text_encoder
-    weights = sum(p.numel() for module in trained for p in module.parameters())
+    weights = sum(p.numel() for _, p in learning(trained.modules))
     state = weights * STATE_BYTES[config.optimizer]
     left = free_room(Path(job.checkpoints)) - needed
     left += start.folder.states.size() if start.folder else 0
@@ -214,7 +185,7 @@ def _check_disk(
     return kept
 
 
-def _set_up_modules(model: StableDiffusion, job: Job) -> None:
+def _set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> None:
     config = job.config
     if config.attention == "xformers":
         model.unet.enable_xformers_memory_efficient_attention()
@@ -222,10 +193,9 @@ def _set_up_modules(model: StableDiffusion, job: Job) -> None:
         model.unet.to(memory_format=torch.channels_last)
     if config.gradient_checkpointing:
         model.recompute_activations(config.trains_text_encoder)
-    trained = [model.unet] + [model.text_encoder] * config.trains_text_encoder
-    for module in trained:
+    for module in trained.modules.values():
         # train() switches recomputation on in transformers; neither part has any dropout
-        module.requires_grad_(True).train()
+        module.train()
 
 
 def _preview_prompts(job: Job) -> list[str]:

@@ -127,7 +127,7 @@ def capture(
     """(tensors, numbers) of weights, optimizer and loss scaler by name, without copies."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for name, parameter in _parameters(parts):
+    for name, parameter in learning(parts):
         tensors[f"weights.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             kind = tensors if isinstance(value, Tensor) else numbers
@@ -148,7 +148,7 @@ def fits(state: SavedState, parts: Mapping[str, nn.Module]) -> bool:
         for key, tensor in state.tensors.items()
         if key.startswith(prefix)
     }
-    return saved == {name: parameter.shape for name, parameter in _parameters(parts)}
+    return saved == {name: parameter.shape for name, parameter in learning(parts)}
 
 
 def restore(
@@ -158,7 +158,7 @@ def restore(
     scaler: GradScaler | None,
 ) -> None:
     """Put a state that fits into modules that are on their device, optimizer and loss scaler."""
-    names = {id(parameter): name for name, parameter in _parameters(parts)}
+    names = {id(parameter): name for name, parameter in learning(parts)}
     held: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
     for place, value in [*state.tensors.items(), *state.numbers.items()]:
         if place.startswith("optimizer."):
@@ -180,10 +180,12 @@ def restore(
         scaler.load_state_dict(scale)
 
 
-def _parameters(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, Parameter]]:
+def learning(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, Parameter]]:
+    """Every parameter that learns, by ``part.name``."""
     for part, module in parts.items():
         for name, parameter in module.named_parameters():
-            yield f"{part}.{name}", parameter
+            if parameter.requires_grad:
+                yield f"{part}.{name}", parameter
 
 
 def _as_held(value: Any, parameter: Parameter) -> Any:
