@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from pack.trainer import gradients, saving
-from pack.trainer.checkpoint import read_checkpoint
+from pack.trainer import gradients, loop, saving
+from pack.trainer.checkpoint import check_finite, read_checkpoint
 from pack.trainer.events import Note, Step
 from pack.trainer.loop import TrainingError
 from pack.trainer.sentinel import IN_A_ROW, IN_A_ROW_FP16, LOWER_RATE, Sentinel, Verdict
@@ -101,3 +101,26 @@ def test_without_a_state_it_stops_and_says_so(tmp_path, monkeypatch) -> None:
     with pytest.raises(TrainingError, match="lower the learning rate"):
         run(make_job(tmp_path, steps=20))
     assert not (tmp_path / "checkpoints" / "toy.safetensors").exists()
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_weights_that_went_bad_are_taken_back_at_once(
+    tmp_path, monkeypatch, state_each_step, step
+) -> None:
+    """Also by the last update of all, which no loss looks at."""
+    real, spoiled = loop._Run._update, []
+
+    def update(self: loop._Run, verdict: Verdict) -> bool:
+        skipped = real(self, verdict)
+        if self.done == step and not spoiled:
+            spoiled.append(step)
+            with torch.no_grad():
+                self.parameters[0].view(-1)[0] = math.nan
+        return skipped
+
+    monkeypatch.setattr(loop._Run, "_update", update)
+    made = run(make_job(tmp_path, steps=6))
+    assert made.result.steps == 6 and [s.step for s in made.of(Step)][-1] == 6
+    (said,) = (note.text for note in made.of(Note) if "back to step" in note.text)
+    assert "weights became numbers that are not finite" in said and f"step {step - 1}" in said
+    check_finite(made.tensors)

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from .checkpoint import is_finite
 from .checks import check
 from .config import Job
 from .errors import TrainingError
@@ -25,6 +26,7 @@ from .setup import Prepared, prepare
 from .state import Result
 from .training_state import SavedState, capture, learning, restore
 
+BAD_WEIGHTS = "weights became numbers that are not finite,"
 RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
 
 
@@ -133,7 +135,7 @@ class _Run:
             stopped = True
         except BaseException:
             # an update that was interrupted may be half done: then its weights are no result
-            if self.learned and not self.updating:
+            if self.learned and not self.updating and self._weights_are_finite():
                 self._keep()
             raise
         finally:
@@ -145,7 +147,7 @@ class _Run:
         """Steps, previews and saves, in order."""
         if not self.done or self._preview_is_due():
             self.previews.take(self.done, again=False)
-        while self.done < self.config.steps:
+        while self._is_not_done():
             self.check_stop()
             self._step()
             if self._is_due(self.config.save_every) and self.done < self.config.steps:
@@ -154,6 +156,12 @@ class _Run:
                 self._keep_state()
             if self._preview_is_due():
                 self.previews.take(self.done)
+
+    def _is_not_done(self) -> bool:
+        """Whether there are steps left, or again: nobody else looks at the last one's weights."""
+        if self.done == self.config.steps and self.learned and not self._weights_are_finite():
+            self._roll_back(self.sentinel.weights_are_bad(), BAD_WEIGHTS)
+        return self.done < self.config.steps
 
     def _preview_is_due(self) -> bool:
         return self._is_due(self.config.preview_every) or self.done == self.config.steps
@@ -179,8 +187,11 @@ class _Run:
         limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
         norm = float(self.accelerate.clip_grad_norm_(self.parameters, limit))
         verdict = self.sentinel.look(losses.objective, norm)
+        bad = f"the {bad_number(losses.objective, norm)}, several steps in a row,"
+        if not math.isfinite(losses.objective) and not self._weights_are_finite():
+            verdict, bad = self.sentinel.weights_are_bad(), BAD_WEIGHTS
         if verdict in (Verdict.ROLL_BACK, Verdict.STOP):
-            self._roll_back(verdict, losses.objective, norm)
+            self._roll_back(verdict, bad)
             return
         factor = lr_factor(config.lr_schedule, self.done, config.steps, config.lr_warmup_steps)
         rate = set_learning_rate(self.optimizer, factor * self.sentinel.rate)
@@ -227,13 +238,16 @@ class _Run:
         """Under fp16 gradients overflow until the loss scale has settled: no news."""
         return self.p.precision == "fp16" and math.isfinite(losses.objective)
 
-    def _roll_back(self, verdict: Verdict, loss: float, norm: float) -> None:
+    def _weights_are_finite(self) -> bool:
+        return all(is_finite(parameter) for parameter in self.parameters)
+
+    def _roll_back(self, verdict: Verdict, bad: str) -> None:
         """Return to the newest state; go on from it more slowly, or end there.
 
         Raises:
             TrainingError: there is no state, or it was not the first time.
         """
-        said = f"the {bad_number(loss, norm)}, several steps in a row, in step {self.done + 1}"
+        said = f"{bad} in step {min(self.done + 1, self.config.steps)}"
         mend = "lower the learning rate, or choose precision = bf16 or fp32"
         state = self.p.folder.states.newest()
         if state is None:

@@ -47,6 +47,10 @@ class Sentinel:
         self._bad += 1
         if self._bad < self._limit:
             return Verdict.SKIP
+        return self.weights_are_bad()
+
+    def weights_are_bad(self) -> Verdict:
+        """What is left to do where no skipped step can help."""
         return Verdict.ROLL_BACK if self.rate == 1.0 else Verdict.STOP
 
     def rolled_back(self) -> None:

@@ -5,7 +5,7 @@ from .convert import build, export, key_map, part_keys
 from .errors import CheckpointError, UnsupportedModel
 from .file import checksums, file_size, read_checkpoint, write_checkpoint
 from .layout import PARTS, Layout, detect
-from .values import check_finite, lossless_dtype, weights_digest
+from .values import check_finite, is_finite, lossless_dtype, weights_digest
 
 __all__ = [
     "PARTS",
@@ -18,6 +18,7 @@ __all__ = [
     "detect",
     "export",
     "file_size",
+    "is_finite",
     "key_map",
     "lossless_dtype",
     "part_keys",
