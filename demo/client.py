@@ -201,12 +201,14 @@ class ComfyClient:
         """Follows a prompt to its end; raises if a node failed or it was interrupted."""
         end = time.monotonic() + timeout if timeout else None
         events: list[Event] = []
-        over = False
+        over = ended = False
         while True:
             event = self._next_event()
             if event is None:
-                if self.history(prompt_id):  # its last event was missed
+                if ended:  # a quiet second later: its last event was missed
                     break
+                # it may have ended just now, with its events on their way
+                ended = bool(self.history(prompt_id))
             else:
                 if event["type"] != "binary":
                     events.append(event)

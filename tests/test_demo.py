@@ -141,3 +141,17 @@ def test_the_training_has_a_bar_of_its_own(capsys) -> None:
     tracker.on_event({"type": "execution_error", "data": {}})
     assert "✗ Train: training" in capsys.readouterr().out
     assert tracker.bar is None
+
+
+def test_a_prompt_that_ends_in_a_quiet_second_is_heard_to_its_end(monkeypatch) -> None:
+    """Between a quiet second and the question whether it is over, it can end."""
+    client = ComfyClient("nowhere:0")
+    last = {"type": "executing", "data": {"prompt_id": "a", "node": None}}
+    ending = {"type": "execution_success", "data": {"prompt_id": "a"}}
+    work = {"type": "executing", "data": {"prompt_id": "a", "node": "7"}}
+    coming = iter([None, work, ending, last])
+    monkeypatch.setattr(client, "_next_event", lambda: next(coming))
+    monkeypatch.setattr(client, "history", lambda prompt_id: {"outputs": {}})
+    assert client.wait("a").events == [work, ending, last]
+    coming = iter([work, None, None])  # the last one is missed for good
+    assert client.wait("a").events == [work]
