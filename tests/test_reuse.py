@@ -1,0 +1,185 @@
+"""A finished run is handed over; with other inputs a run begins anew, and says why."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pack.trainer.checkpoint import write_checkpoint
+from pack.trainer.config import (
+    WITHOUT_EFFECT_ON_WEIGHTS,
+    Concept,
+    Job,
+    TrainConfig,
+    option_fields,
+)
+from pack.trainer.events import Saved, Step
+from pack.trainer.fingerprint import Fingerprint, differences
+from pack.trainer.resume import Start
+from runs import begin, changed, copied, earlier_runs, notes, queue, with_concept
+from toy import Run, make_concept, make_job, picture, run, toy_base
+
+
+@pytest.fixture(scope="module")
+def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
+    return make_concept(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, concept: Concept) -> dict[str, tuple[Job, Run]]:
+    return earlier_runs(tmp_path_factory.mktemp("kept"), concept)
+
+
+@pytest.fixture
+def broken_off(kept: dict[str, tuple[Job, Run]], tmp_path: Path) -> Job:
+    """The job of a stopped run, in folders of the test's own."""
+    return copied(kept["stopped"][0], tmp_path)
+
+
+@pytest.fixture
+def finished(kept: dict[str, tuple[Job, Run]], tmp_path: Path) -> Job:
+    return copied(kept["finished"][0], tmp_path)
+
+
+# ---- handing over ------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_handed_over(finished: Job) -> None:
+    file = Path(finished.checkpoints) / "toy.safetensors"
+    before = file.stat()
+    again = queue(finished)
+    assert "this very run is finished: toy is handed over" in notes(again)
+    assert not again.of(Step) and not again.of(Saved)
+    result = again.result
+    assert result.reused and not result.stopped and result.checkpoint == file
+    assert (result.name, result.steps) == ("toy", 3)
+    after = file.stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_train_again_takes_a_fresh_name(finished: Job) -> None:
+    again = run(finished, train_again=True)
+    assert again.result.name == "toy-2" and len(again.of(Step)) == 3
+    first = (Path(finished.checkpoints) / "toy.safetensors").read_bytes()
+    assert again.result.checkpoint.read_bytes() == first
+    assert begin(finished)[0].result.name == "toy-2"  # the newest
+
+
+def test_the_fingerprint_is_in_every_place(finished: Job) -> None:
+    folder = Path(finished.runs) / "toy"
+    digest = Fingerprint(json.loads((folder / "fingerprint.json").read_text())).digest
+    assert json.loads((folder / "result.json").read_text())["fingerprint"] == digest
+    result = begin(finished)[0].result
+    assert Run(result, []).metadata["dreambooth.fingerprint"] == digest
+
+
+def test_another_name_is_another_run(finished: Job) -> None:
+    """Also one that looks like a number of ours."""
+    other = dataclasses.replace(finished, name="toy-2")
+    assert begin(other) == (Start(), "")
+    assert queue(other).result.name == "toy-2"
+    assert begin(finished)[0].result.name == "toy"
+
+
+def test_settings_of_the_file_alone_train_nothing(finished: Job, kept: dict, tmp_path: Path):
+    """What does not touch the weights is written anew from the state, or not even that."""
+    assert begin(changed(finished, preview_cfg=3.0, state_minutes=5.0))[0].result.reused
+    wider = queue(changed(finished, save_precision="fp32"))
+    assert wider.result.name == "toy" and not wider.result.reused and not wider.of(Step)
+    assert {t.dtype for k, t in wider.tensors.items() if "model.diff" in k} == {torch.float32}
+    silent = queue(changed(finished, save_prompts=False))
+    assert not silent.of(Step) and "zwx" not in str(silent.metadata)
+    assert queue(finished).sha == kept["finished"][1].sha
+
+
+def test_a_lost_checkpoint_is_written_from_the_state(finished: Job, kept: dict) -> None:
+    (Path(finished.checkpoints) / "toy.safetensors").unlink()
+    again = queue(finished)
+    assert not again.of(Step) and again.result.name == "toy"
+    assert again.sha == kept["finished"][1].sha
+
+
+def test_a_file_that_is_no_longer_ours_is_left_alone(finished: Job) -> None:
+    write_checkpoint(Path(finished.checkpoints) / "toy.safetensors", {"x": torch.ones(3)}, {})
+    start, said = begin(finished)
+    assert "toy.safetensors was changed since toy wrote it" in said and start == Start()
+
+
+# ---- beginning anew ----------------------------------------------------------------------------
+
+
+def test_fewer_steps_are_a_fresh_run(finished: Job) -> None:
+    shorter = queue(changed(finished, steps=2))
+    assert "toy has 3 steps, more than the 2 asked for" in notes(shorter)
+    assert shorter.result.name == "toy-2" and len(shorter.of(Step)) == 2
+
+
+def test_other_settings_are_named(broken_off: Job) -> None:
+    start, said = begin(changed(broken_off, learning_rate=2e-3, seed=7))
+    assert start == Start()
+    assert "toy is not finished but cannot go on with other inputs" in said
+    assert "learning_rate 0.001 → 0.002; seed 0 → 7" in said
+    assert begin(broken_off)[0].state.progress.step == 2
+
+
+def test_another_setting_after_a_finished_run_is_no_news(finished: Job) -> None:
+    assert begin(changed(finished, seed=7)) == (Start(), "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"instance_prompt": "a picture of zwx dog"}, "instance_prompt 'a photo of zwx dog' →"),
+        ({"class_prompt": "a dog"}, "class_prompt"),
+        ({"prior_weight": 0.5}, "prior_weight 1 → 0.5"),
+        ({"prior_weight": 0.0}, "prior_weight 1 → none"),
+        ({"repeats": 2}, "repeats 1 → 2"),
+    ],
+)
+def test_a_changed_concept_is_named(broken_off: Job, change: dict, said: str) -> None:
+    start, notes = begin(with_concept(broken_off, **change))
+    assert said in notes and start == Start()
+
+
+def test_changed_pictures_train_anew(tmp_path: Path) -> None:
+    """The same paths, other pixels."""
+    job = make_job(tmp_path, trains="unet", steps=1)
+    queue(job)
+    assert begin(job)[0].result
+    for place, file in enumerate(job.concepts[0].instance_images + job.concepts[0].class_images):
+        picture(Path(file), seed=900 + place)
+        assert begin(job) == (Start(), "")
+    assert queue(job).result.name == "toy-2"
+
+
+def test_pictures_and_base_of_a_broken_run_are_named(broken_off: Job, tmp_path: Path) -> None:
+    other = picture(tmp_path / "other.png", seed=999)
+    photos = broken_off.concepts[0].instance_images
+    _, said = begin(with_concept(broken_off, instance_images=(photos[0], other)))
+    assert "instance images: pictures changed" in said
+    _, said = begin(with_concept(broken_off, instance_images=(*photos, other)))
+    assert "instance images 2 → 3" in said
+    base = toy_base()
+    base["model.diffusion_model.out.2.bias"] += 1
+    start, said = begin(broken_off, base)
+    assert "the base's weights" in said and start == Start()
+
+
+def test_every_setting_is_classified(finished: Job) -> None:
+    """A setting either is in the fingerprint or is known to leave the weights alone."""
+    names = {name for name, _ in option_fields(TrainConfig)}
+    assert names > WITHOUT_EFFECT_ON_WEIGHTS
+    written = json.loads((Path(finished.runs) / "toy" / "fingerprint.json").read_text())
+    assert set(written["settings"]) == names - WITHOUT_EFFECT_ON_WEIGHTS
+
+
+def test_differences_from_what_another_version_wrote() -> None:
+    old = Fingerprint({"training": 0, "base": "a", "settings": {"gone": 1}})
+    new = Fingerprint(
+        {"training": 1, "base": "a", "clip_skip": 1, "settings": {"came": 2.5}, "concepts": []}
+    )
+    said = differences(old, new)
+    assert said[0] == "another version of this trainer"
+    assert {"gone 1 → none", "came none → 2.5"} <= set(said)
+    assert old.digest != new.digest
