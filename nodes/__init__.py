@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .class_images import DreamBoothClassImages
 from .concept import DreamBoothConcept, DreamBoothConceptsFile
+from .data import DreamBoothData
 from .images import DreamBoothInstanceImages
 from .settings import DreamBoothSettings
 from .train import DreamBoothTrain
@@ -14,6 +15,7 @@ NODES: list[type[io.ComfyNode]] = [
     DreamBoothConcept,
     DreamBoothConceptsFile,
     DreamBoothSettings,
+    DreamBoothData,
     DreamBoothTrain,
 ]
 

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..trainer.class_images import ClassImagesConfig, ClassImageStore, HandedOn
 from ..trainer.config import ConfigError
-from ..trainer.images import ImageFile, ImageSet
+from ..trainer.image_set import ImageSet
+from ..trainer.images import ImageFile
 from ..trainer.packages import check_packages
 from . import host
 from .types import CATEGORY, Images, batch_to_pictures, preview_batch, shown
@@ -86,7 +87,7 @@ class DreamBoothClassImages(io.ComfyNode):
         )
         _HANDED_ON.remember(config, files.paths)
         host.say(cls.hidden.unique_id, report)
-        preview = preview_batch(files.paths, min(config.resolution, 512))
+        preview = preview_batch(files.photos, min(config.resolution, 512))
         return io.NodeOutput(files, preview, report, ui=shown(preview, report))
 
 

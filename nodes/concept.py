@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..trainer.concepts import make_concept, read_concepts_file, report
 from ..trainer.config import Concept
-from ..trainer.images import ImageSet
+from ..trainer.image_set import ImageSet
 from . import host
 from .types import CATEGORY, Concepts, Images
 from .widgets import widget

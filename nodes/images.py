@@ -7,17 +7,13 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from PIL import Image
 
-from ..trainer.images import (
-    ImageError,
-    ImageSet,
-    check_image,
-    pixel_digest,
-    read_folder,
-    save_png,
-)
+from ..trainer.config import ConfigError, Photo, background
+from ..trainer.image_set import ImageSet, read_folder
+from ..trainer.images import ImageError, check_photo, pixel_digest, save_png
 from . import host
-from .types import CATEGORY, Images, batch_to_pictures, preview_batch, shown
+from .types import CATEGORY, Images, batch_to_masks, batch_to_pictures, preview_batch, shown
 
 NO_FOLDER = "(put photos into a folder under input)"
 
@@ -56,6 +52,23 @@ class DreamBoothInstanceImages(io.ComfyNode):
                     optional=True,
                     tooltip="Pictures from other nodes. They win over both folders.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "What counts in these pictures: white trains, black hardly. Load Image"
+                        " gives the transparent part: put an Invert Mask behind it."
+                    ),
+                ),
+                io.String.Input(
+                    "transparent",
+                    default="white",
+                    optional=True,
+                    tooltip=(
+                        "What lies under transparent pixels: white, black, grey, a colour such as"
+                        " #ff8800; or mask: they keep their colour and hardly count."
+                    ),
+                ),
             ],
             outputs=[
                 Images.Output("images_out", display_name="images"),
@@ -72,12 +85,19 @@ class DreamBoothInstanceImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, folder: str | None = None, transparent: str | None = None
+    ) -> bool | str:
         """Newer hosts would refuse a folder that was made after the page was loaded."""
+        try:
+            if transparent is not None:
+                background(transparent)
+        except ConfigError as error:
+            return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, path: str = "", images: Any = None) -> str:
+    def fingerprint_inputs(cls, folder: str, path: str = "", **others: Any) -> str:
         """Changes when a file in the folder does."""
         target = host.resolve(path or folder)
         entries = sorted(os.scandir(target), key=lambda e: e.name) if target.is_dir() else []
@@ -86,28 +106,48 @@ class DreamBoothInstanceImages(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, folder: str, path: str = "", images: torch.Tensor | None = None
+        cls,
+        folder: str,
+        path: str = "",
+        images: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        transparent: str = "white",
     ) -> io.NodeOutput:
         if images is not None:
-            found = store_batch(images, host.output_folder() / "intake")
+            found = store_batch(images, mask, host.output_folder() / "intake")
+        elif mask is not None:
+            raise ImageError("a mask without images: wire the pictures that it belongs to, too")
         else:
             if folder == NO_FOLDER and not path.strip():
                 raise ImageError("no photos: make a folder with photos under ComfyUI's input")
-            found = read_folder(host.resolve(path if path.strip() else folder))
-        preview = preview_batch(found.paths)
+            found = read_folder(host.resolve(path if path.strip() else folder), transparent)
+        preview = preview_batch(found.photos)
         host.say(cls.hidden.unique_id, found.report())
         return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))
 
 
-def store_batch(images: torch.Tensor, folder: Path) -> ImageSet:
+def store_batch(images: torch.Tensor, masks: torch.Tensor | None, folder: Path) -> ImageSet:
     """Pictures from a wire as PNG files named by their content, so that a run can be repeated."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for picture in batch_to_pictures(images):
-        path = folder / f"{pixel_digest(picture)[:24]}.png"
-        if not path.is_file():
-            save_png(picture, path)
-        files.append(check_image(path))
-    if not files:
+    pictures = batch_to_pictures(images)
+    if not pictures:
         raise ImageError("the images input carries an empty batch")
+    paths = [_store(picture, folder, "") for picture in pictures]
+    mask_paths = [""] * len(paths)
+    if masks is not None:
+        mask_paths = [_store(m, folder, "-mask") for m in batch_to_masks(masks, len(paths))]
+    pairs = zip(paths, mask_paths, strict=True)
+    files = []
+    for number, (path, mask) in enumerate(pairs, 1):
+        try:
+            files.append(check_photo(Photo(path, mask=mask)))
+        except ImageError as error:
+            raise ImageError(f"picture {number} of the wire: {error}") from error
     return ImageSet(tuple(files))
+
+
+def _store(picture: Image.Image, folder: Path, ending: str) -> str:
+    path = folder / f"{pixel_digest(picture)[:24]}{ending}.png"
+    if not path.is_file():
+        save_png(picture, path)
+    return str(path)

@@ -8,7 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..trainer.images import fit_square, read_image
+from ..trainer.config import Photo
+from ..trainer.images import ImageError, fit_square, read_photo
 
 CATEGORY = "DreamBooth"
 MAX_SHOWN = 24  # pictures on a preview wire: enough to judge, small in memory
@@ -25,16 +26,35 @@ def image_batch(pictures: Iterable[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-def preview_batch(paths: Iterable[str], side: int = 512) -> torch.Tensor:
-    """The first pictures as the trainer crops them."""
-    shown = list(paths)[:MAX_SHOWN]
-    return image_batch(fit_square(read_image(path), side) for path in shown)
+def preview_batch(photos: Iterable[Photo], side: int = 512) -> torch.Tensor:
+    """The first pictures as the trainer cuts them; what a mask leaves out is darkened."""
+    return image_batch(_preview(photo, side) for photo in list(photos)[:MAX_SHOWN])
+
+
+def _preview(photo: Photo, side: int) -> Image.Image:
+    picture, mask = read_photo(photo)
+    if mask:
+        picture = Image.composite(picture, picture.point(lambda value: value // 4), mask)
+    return fit_square(picture, side)
 
 
 def batch_to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """IMAGE → RGB pictures, rounded as the host's Save Image rounds them."""
     arrays = (images.detach().cpu().float().numpy()[..., :3] * 255.0).clip(0, 255)
     return [Image.fromarray(array.astype(np.uint8)) for array in arrays]
+
+
+def batch_to_masks(masks: torch.Tensor, count: int) -> list[Image.Image]:
+    """MASK ``[N, H, W]`` or ``[H, W]`` → ``count`` pictures in "L"; one mask does for all.
+
+    Raises:
+        ImageError: neither one mask nor one for each.
+    """
+    arrays = (masks.detach().cpu().float().numpy() * 255.0).round().clip(0, 255).astype(np.uint8)
+    arrays = arrays.reshape(-1, *arrays.shape[-2:])
+    if len(arrays) not in (1, count):
+        raise ImageError(f"{len(arrays)} masks for {count} images: give one for each, or one")
+    return [Image.fromarray(arrays[n % len(arrays)]) for n in range(count)]
 
 
 def shown(preview: torch.Tensor, text: str) -> dict[str, Any]:

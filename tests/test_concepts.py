@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pack.trainer.concepts import make_concept, read_concepts_file, report
 from pack.trainer.config import ConfigError
-from pack.trainer.images import ImageFile, ImageSet
+from pack.trainer.image_set import ImageSet
+from pack.trainer.images import ImageFile
 from toy import picture
 
 PHOTOS = ImageSet((ImageFile("a.png", 8, 8, ""),))

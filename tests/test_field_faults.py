@@ -15,6 +15,7 @@ from pack.trainer.events import Step
 from pack.trainer.model import StableDiffusion
 from pack.trainer.objective import combine
 from pack.trainer.tokenizer import tokenize
+from pack.trainer.views import Frames, View
 from toy import CPU, make_concept, make_job, run, same, toy_base
 
 UNET = "model.diffusion_model."
@@ -26,10 +27,10 @@ def batch_of(folder: Path, rows: int, **options: object):
     concept = make_concept(folder / "pictures", **options)
     base = toy_base()
     model = StableDiffusion(base, detect(base))
-    latents = LatentCache(None, model, "vae", 64)
-    latents.fill((*concept.instance_images, *concept.class_images), CPU, lambda *_: None)
-    paired = PairedRows([concept], seed=0)
-    options = {"shape": (4, 8, 8), "timesteps": 1000, "seed": 0, "device": CPU}
+    latents = LatentCache(None, model, "vae")
+    paired = PairedRows([concept], seed=0, frames=Frames(64))
+    latents.fill(paired.views(), CPU, lambda *_: None)
+    options = {"timesteps": 1000, "seed": 0, "device": CPU}
     return concept, latents, paired, make_batch(paired, latents, range(rows), **options)
 
 
@@ -60,12 +61,12 @@ def test_rows_prompts_weights_and_flags_stay_together(tmp_path: Path, size: int)
         is_class = bool(batch.is_class[row])
         assert batch.prompts[row] == (concept.class_prompt if is_class else concept.instance_prompt)
         owners = [
-            path
-            for path, (mean, _) in latents._latents.items()
+            view.photo
+            for view, (mean, _) in latents._latents.items()
             if torch.allclose(mean, batch.latents[row])  # the tiny VAE has no spread
         ]
         assert len(owners) == 1
-        assert owners[0] in (concept.class_images if is_class else concept.instance_images)
+        assert owners[0] in (concept.class_photos if is_class else concept.photos)
 
 
 def test_the_loss_is_split_by_rows_not_by_channels(tmp_path: Path) -> None:
@@ -90,17 +91,17 @@ def test_the_sum_has_the_papers_magnitude(tmp_path: Path) -> None:
 def test_no_pairing_is_fixed(tmp_path: Path) -> None:
     """diffusers and Shivam pair photo i with class image i mod n for ever."""
     _, _, rows, _ = batch_of(tmp_path, 1, photos=3, classes=3)
-    partners: dict[str, set[str]] = {}
+    partners: dict[View, set[View]] = {}
     for position in range(60):
-        image = rows.instance(position).image
-        partners.setdefault(image, set()).add(rows.class_(position).image)
+        photo = rows.instance(position).view
+        partners.setdefault(photo, set()).add(rows.class_(position).view)
     assert all(len(found) == 3 for found in partners.values())
 
 
 def test_batches_are_drawn_anew_each_epoch(tmp_path: Path) -> None:
     """Shivam's cache freezes batch membership for the whole run."""
     _, _, rows, _ = batch_of(tmp_path, 1, photos=4, classes=0)
-    batches = {frozenset(rows.instance(e * 4 + i).image for i in (0, 1)) for e in range(30)}
+    batches = {frozenset(rows.instance(e * 4 + i).view for i in (0, 1)) for e in range(30)}
     assert len(batches) > 2
 
 
@@ -112,12 +113,13 @@ def test_latents_are_sampled_afresh(tmp_path: Path) -> None:
     base = random_checkpoint("toy", vae="kl_toy", seed=0)
     model = StableDiffusion(base, detect(base))
     concept = make_concept(tmp_path / "pictures", photos=1, classes=0)
-    latents = LatentCache(None, model, "vae", 64)
-    latents.fill(concept.instance_images, CPU, lambda *_: None)
-    mean, std = latents._latents[concept.instance_images[0]]
+    latents = LatentCache(None, model, "vae")
+    view = View(concept.photos[0], (64, 64))
+    latents.fill([view], CPU, lambda *_: None)
+    mean, std = latents._latents[view]
     assert (std > 0).all()
     noise = torch.randn(3, *mean.shape, generator=torch.Generator().manual_seed(0))
-    draws = [latents.sample(concept.instance_images[0], n) for n in noise]
+    draws = [latents.sample(view, n) for n in noise]
     assert not torch.equal(draws[0], draws[1])
     torch.testing.assert_close((draws[2] - mean) / std, noise[2], rtol=1e-3, atol=1e-3)
 
@@ -156,7 +158,7 @@ def test_the_trained_vae_is_the_one_that_encodes(tmp_path: Path) -> None:
 
 def test_other_files_in_a_class_folder_are_no_class_images(tmp_path: Path) -> None:
     """diffusers counts directory entries and opens every one."""
-    from pack.trainer.images import read_folder
+    from pack.trainer.image_set import read_folder
 
     make_concept(tmp_path, photos=2, classes=0)
     (tmp_path / "notes.txt").write_text("x")

@@ -42,9 +42,9 @@ def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:
         for row in (p.rows.instance(position), p.rows.class_(position)):
             if row is None:
                 continue
-            shape = run.model.latent_shape(config.resolution)
+            shape = p.latents.shape(row.view)
             posterior, noise, t = draw_row(shape, 1000, config.seed, position, row.is_class)
-            mean, std = p.latents._latents[row.image]
+            mean, std = p.latents._latents[row.view]
             latent = mean.double() + std.double() * posterior.double()
             noisy = acp[t] ** 0.5 * latent + (1 - acp[t]) ** 0.5 * noise.double()
             states = text(tokenize([row.prompt])).last_hidden_state

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pack.trainer import images
-from pack.trainer.images import ImageError, fit_square, read_folder, read_image, to_image, to_tensor
+from pack.trainer import image_set, images
+from pack.trainer.config import Concept, ConfigError, background
+from pack.trainer.image_set import read_folder
+from pack.trainer.images import ImageError, fit_square, read_image, to_image, to_tensor
 from PIL import Image
 
 
@@ -36,6 +38,50 @@ def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 def test_transparency_goes_onto_white(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("transparent", "colour"),
+    [
+        ("white", (255, 255, 255)),
+        ("black", (0, 0, 0)),
+        (" Grey ", (128, 128, 128)),
+        ("#ff8800", (255, 136, 0)),
+        ("#FF8800", (255, 136, 0)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_goes_onto_a_chosen_colour(
+    tmp_path: Path, mode: str, transparent: str, colour: tuple[int, int, int]
+) -> None:
+    image = Image.new("RGBA", (8, 8), (90, 90, 90, 0))
+    image.paste((90, 90, 90, 255), (4, 0, 8, 8))
+    if mode == "P":
+        palette = image.convert("RGB").quantize(4)
+        palette.info["transparency"] = palette.getpixel((6, 0))
+        palette.paste(1 - palette.getpixel((6, 0)), (4, 0, 8, 8))
+        palette.save(tmp_path / "a.png", transparency=palette.info["transparency"])
+    else:
+        image.convert(mode).save(tmp_path / "a.png")
+    got = read_image(tmp_path / "a.png", transparent)
+    assert got.mode == "RGB" and got.getpixel((1, 1)) == colour
+
+
+def test_half_transparency_is_mixed(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (200, 0, 0, 51)).save(tmp_path / "a.png")  # a fifth
+    assert read_image(tmp_path / "a.png", "black").getpixel((0, 0)) == (40, 0, 0)
+    assert read_image(tmp_path / "a.png", "#0000ff").getpixel((0, 0)) == (40, 0, 204)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "red", "#fff", "#12345g", "# 123456", "\0", 7, None, "x" * 999]
+)
+def test_no_other_colour_is_taken(text: object) -> None:
+    with pytest.raises(ConfigError, match="transparent = ") as refused:
+        background(text)
+    assert len(str(refused.value)) < 500
+    with pytest.raises(ConfigError):
+        Concept(instance_prompt="a", instance_images=("b",), transparent=text)
 
 
 def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path: Path) -> None:
@@ -85,10 +131,10 @@ def test_heic_is_read_where_a_decoder_is_and_explained_where_not(
 ) -> None:
     quarters().save(tmp_path / "a.png")
     quarters().save(tmp_path / "b.HEIC", format="PNG")  # stands for what a plugin can open
-    monkeypatch.setattr(images, "_reads_heif", lambda: False)
+    monkeypatch.setattr(image_set, "_reads_heif", lambda: False)
     found = read_folder(tmp_path)
     assert len(found.files) == 1 and "pillow-heif" in found.report()
-    monkeypatch.setattr(images, "_reads_heif", lambda: True)
+    monkeypatch.setattr(image_set, "_reads_heif", lambda: True)
     assert len(read_folder(tmp_path).files) == 2
 
 

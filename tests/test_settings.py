@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer.config import ConfigError, TrainConfig, flat, option_fields
+from pack.trainer.config import ConfigError, DataConfig, TrainConfig, flat, option_fields
 from pack.trainer.events import Phase, Preview, Saved, Step
 from toy import Run, make_job, run, same
 
@@ -98,9 +98,18 @@ FLIPS: dict[str, tuple[dict, Check]] = {
             (a.result.folder / "state").exists() and not (b.result.folder / "state").exists()
         ),
     ),
+    "data.flip": ({"data": DataConfig(flip=True)}, other_unet),
+    "data.crops": ({"data": DataConfig(crops=3)}, other_unet),
     "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
 }
-ELSEWHERE = {"keep", "optimizer", "attention", "gradient_checkpointing", "channels_last"}
+ELSEWHERE = {
+    "data.unmasked_weight",
+    "keep",
+    "optimizer",
+    "attention",
+    "gradient_checkpointing",
+    "channels_last",
+}
 
 
 def test_no_setting_is_forgotten() -> None:

@@ -20,6 +20,7 @@ class Batch:
         weights: ``[B]`` fp32; 1 for an instance row, λ for a class row.
         is_class: ``[B]`` bool.
         prompts: one per row.
+        masks: ``[B, 1, h, w]`` fp32 in 0…1; None where no row has one.
     """
 
     latents: Tensor
@@ -28,6 +29,7 @@ class Batch:
     weights: Tensor
     is_class: Tensor
     prompts: list[str]
+    masks: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Batch":
         """Some of the rows, ``rows``: ``[B]`` bool."""
@@ -39,6 +41,7 @@ class Batch:
             self.weights[rows],
             self.is_class[rows],
             [prompt for prompt, keep in zip(self.prompts, chosen, strict=True) if keep],
+            None if self.masks is None else self.masks[rows],
         )
 
 
@@ -47,7 +50,6 @@ def make_batch(
     latents: LatentCache,
     positions: range,
     *,
-    shape: tuple[int, int, int],
     timesteps: int,
     seed: int,
     device: torch.device,
@@ -57,8 +59,10 @@ def make_batch(
     drawn += [(p, row) for p in positions if (row := rows.class_(p)) is not None]
     samples, noises, times = [], [], []
     for position, row in drawn:
-        posterior, noise, time = draw_row(shape, timesteps, seed, position, row.is_class)
-        samples.append(latents.sample(row.image, posterior))
+        posterior, noise, time = draw_row(
+            latents.shape(row.view), timesteps, seed, position, row.is_class
+        )
+        samples.append(latents.sample(row.view, posterior))
         noises.append(noise)
         times.append(time)
     return Batch(
@@ -68,4 +72,14 @@ def make_batch(
         weights=torch.tensor([row.weight for _, row in drawn], device=device),
         is_class=torch.tensor([row.is_class for _, row in drawn], device=device),
         prompts=[row.prompt for _, row in drawn],
+        masks=_masks([row for _, row in drawn], latents, device),
     )
+
+
+def _masks(rows: list[Row], latents: LatentCache, device: torch.device) -> Tensor | None:
+    """A class row counts whole: it stands for its class, not for a part of a picture."""
+    masks = [None if row.is_class else latents.mask(row.view) for row in rows]
+    if not any(mask is not None for mask in masks):
+        return None
+    whole = torch.ones(1, *latents.shape(rows[0].view)[1:])
+    return torch.stack([whole if mask is None else mask for mask in masks]).to(device)

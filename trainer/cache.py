@@ -7,67 +7,88 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .images import fit_square, pixel_digest, read_image, to_tensor
+from .images import pixel_digest, read_photo, to_tensor
 from .model import StableDiffusion, placed
 from .tokenizer import tokenize
+from .views import View
 
 Progress = Callable[[int, int], None]
 
 
 class LatentCache:
-    """Posterior mean and std of every image, in memory and, for the next run, on disk.
+    """Posterior mean and std of every view, in memory and, for the next run, on disk.
 
     A sample is drawn afresh each step (kohya's cache freezes one sample, OneTrainer's keeps the
-    mean alone). The key on disk covers the pixels, the crop and the VAE's weights, so that an
-    edited photo or another VAE can never meet an old latent.
+    mean alone). The key on disk covers the pixels as they are shown and the VAE's weights, so that
+    an edited photo or another VAE can never meet an old latent.
     """
 
-    def __init__(self, folder: Path | None, model: StableDiffusion, vae_digest: str, side: int):
+    def __init__(self, folder: Path | None, model: StableDiffusion, vae_digest: str):
         self._folder = folder
         self._model = model
         self._vae_digest = vae_digest
-        self._side = side
-        self._latents: dict[str, tuple[Tensor, Tensor]] = {}
+        self._latents: dict[View, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[View, Tensor] = {}
 
-    def fill(self, paths: Iterable[str], device: torch.device, progress: Progress) -> None:
+    def fill(self, views: Iterable[View], device: torch.device, progress: Progress) -> None:
         """Encode what is not on disk yet, one image at a time so that no batch changes a bit.
 
         Raises:
             ImageError: a picture became unreadable.
         """
-        todo = list(dict.fromkeys(paths))
+        todo, photo = list(dict.fromkeys(views)), None
         with placed(self._model.vae, device):
-            for done, path in enumerate(todo):
+            for done, view in enumerate(todo):
                 progress(done, len(todo))
-                self._latents[path] = self._load_or_encode(path, device)
+                if view.photo != photo:  # the views of a photo follow each other: it is read once
+                    photo = view.photo
+                    picture, mask = read_photo(photo)
+                self._latents[view] = self._load_or_encode(view, picture, device)
+                if mask:
+                    self._masks[view] = view.show_mask(mask, self._model.layout.downscale)
         progress(len(todo), len(todo))
 
-    def _load_or_encode(self, path: str, device: torch.device) -> tuple[Tensor, Tensor]:
-        picture = fit_square(read_image(path), self._side)
-        key = hashlib.sha256(
-            f"fit square {self._side}:{pixel_digest(picture)}:{self._vae_digest}".encode()
-        ).hexdigest()
+    def _load_or_encode(
+        self, view: View, whole: Image.Image, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        picture = view.show(whole)
+        key = hashlib.sha256(f"{pixel_digest(picture)}:{self._vae_digest}".encode()).hexdigest()
         file = self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
         if file is not None and (found := _read(file)) is not None:
             return found[0].to(device), found[1].to(device)
         pixels = to_tensor(picture)[None].to(device)
         mean, std = (moment[0] for moment in self._model.encode_images(pixels))
         if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            raise ValueError(f"the VAE makes non-finite numbers of {path}: use another VAE")
+            raise ValueError(
+                f"the VAE makes non-finite numbers of {view.photo.path}: use another VAE"
+            )
         if file is not None:
             # kept or not: it only saves the next run time, so a full disk ends no run here
             with contextlib.suppress(OSError, SafetensorError):
                 _write(file, mean.cpu(), std.cpu())
         return mean, std
 
-    def sample(self, path: str, noise: Tensor) -> Tensor:
-        """A draw from the image's posterior: mean + std · noise, ``[4, h, w]``."""
-        mean, std = self._latents[path]
+    def shape(self, view: View) -> tuple[int, ...]:
+        """Of the view's latent, ``(4, h, w)``."""
+        return tuple(self._latents[view][0].shape)
+
+    def sample(self, view: View, noise: Tensor) -> Tensor:
+        """A draw from the view's posterior: mean + std · noise, ``[4, h, w]``."""
+        mean, std = self._latents[view]
         return mean + std * noise.to(mean)
+
+    def mask(self, view: View) -> Tensor | None:
+        """How much each latent pixel counts, ``[1, h, w]`` in 0…1; None: all of them count."""
+        return self._masks.get(view)
+
+    def unseen_masks(self) -> list[str]:
+        """Photos of which some view has nothing of the mask's white part in it."""
+        return list(dict.fromkeys(v.photo.path for v, m in self._masks.items() if not m.any()))
 
 
 def _read(file: Path) -> tuple[Tensor, Tensor] | None:

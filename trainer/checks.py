@@ -8,14 +8,16 @@ from torch import Tensor
 
 from . import provenance
 from .checkpoint import Layout, check_finite, detect, weights_digest
-from .config import Concept, Job
+from .config import Concept, Job, Photo
+from .dataset import PairedRows
 from .events import Listener, Note, Phase
 from .fingerprint import Fingerprint, take_fingerprint
-from .images import ImageError, ImageFile, check_image
+from .images import ImageError, ImageFile, check_photo
 from .names import check_name
 from .optim import check_optimizer
 from .precision import check_attention, resolve_precision
 from .tokenizer import overflow
+from .views import Frames
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Plan:
     Attributes:
         job: with the digest of the weights that it really starts from.
         precision: as resolved for the device.
-        files: every picture, by path.
+        files: every picture and its mask, as read.
         metadata: of the checkpoint.
     """
 
@@ -33,9 +35,16 @@ class Plan:
     device: torch.device
     precision: str
     layout: Layout
-    files: dict[str, ImageFile]
+    files: dict[Photo, ImageFile]
     metadata: dict[str, str]
     fingerprint: Fingerprint
+
+    def rows(self) -> PairedRows:
+        """Which rows each step of the run trains on."""
+        config = self.job.config
+        sizes = {photo: (file.width, file.height) for photo, file in self.files.items()}
+        frames = Frames(config.resolution, config.seed, config.data, sizes)
+        return PairedRows(self.job.concepts, config.seed, frames)
 
 
 def check(
@@ -85,17 +94,17 @@ def _check_prompts(job: Job, listener: Listener) -> None:
 
 def _read_pictures(
     concepts: tuple[Concept, ...], listener: Listener, check_stop: Callable[[], None]
-) -> dict[str, ImageFile]:
+) -> dict[Photo, ImageFile]:
     """Decode every picture once, before anything costs time."""
-    paths = [path for c in concepts for path in c.instance_images]
-    paths += [path for c in concepts if c.has_prior for path in c.class_images]
-    paths = list(dict.fromkeys(paths))
+    photos = [photo for c in concepts for photo in c.photos]
+    photos += [photo for c in concepts if c.has_prior for photo in c.class_photos]
+    photos = list(dict.fromkeys(photos))
     files = {}
-    for done, path in enumerate(paths, 1):
+    for done, photo in enumerate(photos, 1):
         try:
-            files[path] = check_image(path)
+            files[photo] = check_photo(photo)
         except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
-        listener(Phase("Reading pictures", done, len(paths)))
+            raise ImageError(f"{photo.path}: {error}") from error
+        listener(Phase("Reading pictures", done, len(photos)))
         check_stop()
     return files

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .config import Concept, ConfigError, check_text, shown
-from .images import ImageSet, read_folder
+from .image_set import ImageSet, read_folder
 from .tokenizer import overflow, pieces
 
 
@@ -50,8 +50,11 @@ def make_concept(
     return Concept(
         instance_prompt=instance_prompt,
         instance_images=instance_images.paths,
+        transparent=instance_images.transparent,
+        masks=instance_images.masks,
         class_prompt=class_prompt or f"a photo of a {class_noun}",
         class_images=class_images.paths if class_images else (),
+        class_transparent=class_images.transparent if class_images else "white",
         identifier=identifier,
         class_noun=class_noun,
         prior_weight=prior_weight,
@@ -110,9 +113,11 @@ def _read_entry(
         raise ConfigError(
             f"{where} names a folder that cannot be read: {str(error)[:300]}"
         ) from error
+    found = read_folder(photos)
     return Concept(
         instance_prompt=entry["instance_prompt"].strip(),
-        instance_images=read_folder(photos).paths,
+        instance_images=found.paths,
+        masks=found.masks,
         class_prompt=class_prompt,
         class_images=read_folder(target).paths if has_class and target else (),
         identifier=words[0] if words else entry["instance_prompt"].split()[0],

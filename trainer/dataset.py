@@ -8,13 +8,14 @@ from itertools import accumulate
 
 from .config import Concept
 from .randomness import permutation
+from .views import Frames, View
 
 
 @dataclass(frozen=True)
 class Row:
     """One image of a batch, with the text and the weight it trains with."""
 
-    image: str
+    view: View
     prompt: str
     weight: float
     is_class: bool
@@ -30,9 +31,11 @@ class PairedRows:
     ``DreamBoothDataset`` repeats the same pairs, and leaves out class images past an epoch).
     """
 
-    def __init__(self, concepts: Sequence[Concept], seed: int) -> None:
+    def __init__(self, concepts: Sequence[Concept], seed: int, frames: Frames) -> None:
         self._concepts = tuple(concepts)
+        self._photos = [(c.photos, c.class_photos) for c in self._concepts]
         self._seed = seed
+        self._frames = frames
         sizes = [len(c.instance_images) * c.repeats for c in self._concepts]
         self._ends = list(accumulate(sizes))
         self._sizes = sizes
@@ -64,8 +67,9 @@ class PairedRows:
         """The instance row at ``position``, counted over the whole run from 0."""
         number, index, _ = self._locate(position)
         concept = self._concepts[number]
-        image = concept.instance_images[index // concept.repeats]
-        return Row(image, concept.instance_prompt, 1.0, is_class=False)
+        photo = self._photos[number][0][index // concept.repeats]
+        view = self._frames.instance(photo, position)
+        return Row(view, concept.instance_prompt, 1.0, is_class=False)
 
     def class_(self, position: int) -> Row | None:
         """The class row that joins the instance row at ``position``; None without a prior."""
@@ -74,8 +78,18 @@ class PairedRows:
         if not concept.has_prior:
             return None
         turn, place = divmod(draw, len(concept.class_images))
-        image = concept.class_images[self._class_order(number, turn)[place]]
-        return Row(image, concept.class_prompt, concept.prior_weight, is_class=True)
+        photo = self._photos[number][1][self._class_order(number, turn)[place]]
+        view = self._frames.class_(photo)
+        return Row(view, concept.class_prompt, concept.prior_weight, is_class=True)
+
+    def views(self) -> list[View]:
+        """Every view that a row of the run can have, once, in order."""
+        found: list[View] = []
+        for concept, (photos, class_photos) in zip(self._concepts, self._photos, strict=True):
+            found += [view for photo in photos for view in self._frames.views(photo)]
+            if concept.has_prior:
+                found += [self._frames.class_(photo) for photo in class_photos]
+        return list(dict.fromkeys(found))
 
     def _locate(self, position: int) -> tuple[int, int, int]:
         """(concept, index inside the concept, how many rows of the concept came before)."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job, flat
+from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job, Photo, flat
 from .images import ImageFile
 
 # Raised whenever the same inputs come to train to other weights.
@@ -25,11 +25,11 @@ class Fingerprint:
         return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
 
 
-def take_fingerprint(job: Job, files: dict[str, ImageFile], precision: str) -> Fingerprint:
+def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) -> Fingerprint:
     """Of a job whose ``base_digest`` is known.
 
     Args:
-        files: every picture of the job, by path.
+        files: every picture of the job.
         precision: as resolved for the device.
     """
     settings = {
@@ -48,16 +48,16 @@ def take_fingerprint(job: Job, files: dict[str, ImageFile], precision: str) -> F
     )
 
 
-def _concept(concept: Concept, files: dict[str, ImageFile]) -> dict[str, Any]:
+def _concept(concept: Concept, files: dict[Photo, ImageFile]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "instance_prompt": concept.instance_prompt,
-        "instance images": [files[path].digest for path in concept.instance_images],
+        "instance images": [files[photo].digest for photo in concept.photos],
         "repeats": concept.repeats,
     }
     if concept.has_prior:
         values |= {
             "class_prompt": concept.class_prompt,
-            "class images": [files[path].digest for path in concept.class_images],
+            "class images": [files[photo].digest for photo in concept.class_photos],
             "prior_weight": concept.prior_weight,
         }
     return values

@@ -12,7 +12,7 @@ from .batch import Batch, make_batch
 from .errors import TrainingError
 from .events import Listener, Note
 from .ladder import Ladder, is_out_of_memory
-from .objective import add_noise, combine, row_losses
+from .objective import add_noise, combine, pixel_weights, row_losses
 from .setup import Prepared
 from .tokenizer import tokenize
 
@@ -108,7 +108,6 @@ class Gradients:
             self._p.rows,
             self._p.latents,
             positions,
-            shape=self._model.latent_shape(self._config.resolution),
             timesteps=self._model.timesteps,
             seed=self._config.seed,
             device=self._device,
@@ -122,12 +121,17 @@ class Gradients:
         with self._accelerate.autocast():
             text = self._text_states(batch.prompts)
             prediction = self._model.predict(noisy, batch.timesteps, text)
-        losses = row_losses(prediction, batch.noise)
+        losses = row_losses(prediction, batch.noise, self._pixel_weights(batch))
         loss = combine(losses, batch.weights, self._config.rows_per_step)
         self._accelerate.backward(loss)
         losses = losses.detach()
         parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())
         return torch.stack(parts)
+
+    def _pixel_weights(self, batch: Batch) -> Tensor | None:
+        if batch.masks is None:
+            return None
+        return pixel_weights(batch.masks, self._config.data.unmasked_weight)
 
     def _text_states(self, prompts: list[str]) -> Tensor:
         """Hidden states ``[B, 77, C]``; a prompt that several rows share is encoded once."""

@@ -1,9 +1,9 @@
-"""Files → oriented RGB pictures: the one image reader, and what it says about a folder."""
+"""Files → upright RGB pictures and their masks: the one image reader; pictures ↔ tensors."""
 
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
-HEIF = frozenset({".heic", ".heif"})  # what phones write; Pillow reads it only with a plugin
+from .config import Photo, background
+
 MAX_PIXELS = 150_000_000  # a bound, so that a small file cannot fill the memory
-BACKGROUND = (255, 255, 255)  # under transparent pixels
 
 
 class ImageError(ValueError):
@@ -24,54 +23,66 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A picture that was read once and found good. ``digest`` covers its oriented RGB pixels."""
+    """A picture that was read once and found good.
+
+    Attributes:
+        digest: over its oriented RGB pixels and, where it has one, its mask.
+        mask: the file of its mask; "" without one.
+        masked: whether some of it counts less, by a file or by its alpha.
+    """
 
     path: str
     width: int
     height: int
     digest: str
+    mask: str = ""
+    masked: bool = False
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """The pictures of one source, in order, and what was left out with the reason.
-
-    ``prompt`` is set for class images: the text that made them.
-    """
-
-    files: tuple[ImageFile, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-    prompt: str = ""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return tuple(file.path for file in self.files)
-
-    @property
-    def duplicates(self) -> list[list[str]]:
-        """Names of files with the same pixels; all of them train, so the picture counts twice."""
-        groups: dict[str, list[str]] = {}
-        for file in self.files:
-            groups.setdefault(file.digest, []).append(Path(file.path).name)
-        return [names for names in groups.values() if len(names) > 1]
-
-    def report(self) -> str:
-        """One line for what is used, one per file that is not, one per picture there twice."""
-        sizes = sorted({(file.width, file.height) for file in self.files})
-        shapes = ", ".join(f"{w}×{h}" for w, h in sizes[:4]) + (" …" if len(sizes) > 4 else "")
-        lines = [f"{len(self.files)} images" + (f" ({shapes})" if sizes else "")]
-        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
-        lines += [f"the same picture: {', '.join(names)}" for names in self.duplicates]
-        return "\n".join(lines)
-
-
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, transparent: str = "white") -> Image.Image:
     """Decode a picture as a person sees it: turned upright, opaque, 8-bit RGB, first frame.
 
-    Transparent pixels go onto white; 16-bit grey is scaled, not cut.
+    16-bit grey is scaled, not cut.
+
+    Args:
+        transparent: what lies under transparent pixels, see :func:`config.background`.
 
     Raises:
         ImageError: not a picture, damaged, or larger than ``MAX_PIXELS``.
+    """
+    colour = background(transparent)
+    return _decode(path, lambda image: _to_rgb(image, colour))
+
+
+def read_photo(photo: Photo) -> tuple[Image.Image, Image.Image | None]:
+    """A picture and its mask: "L" of the same size, white where it counts; None: all counts.
+
+    Raises:
+        ImageError: see :func:`read_image`; a mask of another size, or one that is all black.
+    """
+    colour = background(photo.transparent)
+    with_alpha = colour is None and not photo.mask
+    picture, mask = _decode(
+        photo.path, lambda image: (_to_rgb(image, colour), _alpha(image) if with_alpha else None)
+    )
+    if photo.mask:
+        mask = read_image(photo.mask, "black").convert("L")
+        if mask.size != picture.size:
+            raise ImageError(
+                f"its mask {Path(photo.mask).name} is {mask.width}×{mask.height}, the picture"
+                f" {picture.width}×{picture.height}: make them one size"
+            )
+    low, high = mask.getextrema() if mask else (255, 255)
+    if not high:
+        raise ImageError("its mask is black all over (or it is transparent): nothing would count")
+    return picture, mask if low < 255 else None
+
+
+def _decode(path: str | Path, use: Callable[[Image.Image], Any]) -> Any:
+    """What ``use`` makes of a picture that is turned upright.
+
+    Raises:
+        ImageError: see :func:`read_image`.
     """
     try:
         with warnings.catch_warnings():
@@ -83,7 +94,7 @@ def read_image(path: str | Path) -> Image.Image:
                         f" {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
                     )
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return use(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -98,98 +109,51 @@ def _is_unknown(error: Exception) -> bool:
     return type(error).__name__ == "UnidentifiedImageError"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
+    """Onto ``colour``; without one, alpha is dropped and every pixel keeps its own."""
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: convert() would clip it
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
         image = Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        if colour is None:
+            return rgba.convert("RGB")
+        canvas = Image.new("RGBA", rgba.size, (*colour, 255))
         return Image.alpha_composite(canvas, rgba).convert("RGB")
     return image.convert("RGB")
 
 
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data:
+        return None
+    return image.convert("RGBA").getchannel("A")
+
+
 def pixel_digest(image: Image.Image) -> str:
-    """SHA-256 of the size and the RGB bytes."""
+    """SHA-256 of the size and the bytes of the pixels."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
 
 
 def check_image(path: str | Path) -> ImageFile:
-    """Read a picture once and describe it.
+    """Read a picture once and describe it; see :func:`check_photo`."""
+    return check_photo(Photo(str(path)))
+
+
+def check_photo(photo: Photo) -> ImageFile:
+    """Read a picture and its mask once and describe them.
 
     Raises:
-        ImageError: see :func:`read_image`.
+        ImageError: see :func:`read_photo`.
     """
-    image = read_image(path)
-    return ImageFile(str(path), image.width, image.height, pixel_digest(image))
-
-
-def list_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The candidates of a folder in sorted order, and the entries that are none, with reasons."""
-    candidates, skipped = [], []
-    for path in sorted(folder.iterdir(), key=lambda p: p.name):
-        if path.name.startswith("."):
-            continue  # .DS_Store, ._x.jpg: never the user's own pictures
-        if path.is_dir():
-            skipped.append((path.name + "/", "a folder: only pictures directly inside count"))
-        elif path.suffix.lower() in HEIF and not _reads_heif():
-            reason = "HEIC needs the package pillow-heif: install it, or save the photo as JPEG"
-            skipped.append((path.name, reason))
-        elif path.suffix.lower() not in SUFFIXES | HEIF:
-            skipped.append((path.name, f"not a picture ({path.suffix or 'no ending'})"))
-        elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            skipped.append((path.name, "a link that leaves the folder"))
-        else:
-            candidates.append(path)
-    return candidates, skipped
-
-
-def _reads_heif() -> bool:
-    """Whether some pack of the host registered a decoder with Pillow."""
-    return ".heic" in Image.registered_extensions()
-
-
-def read_folder(
-    folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
-) -> ImageSet:
-    """Read every picture of a folder once; a bad one is skipped and named.
-
-    Raises:
-        ImageError: no such folder, or nothing in it can be used.
-    """
-    if not folder.is_dir():
-        raise ImageError(f"no folder {str(folder)!r}: choose one that holds your photos")
-    candidates, skipped = list_images(folder)
-    files = []
-    for done, path in enumerate(candidates, 1):
-        try:
-            files.append(check_image(path))
-        except ImageError as error:
-            skipped.append((path.name, str(error)))
-        progress(done, len(candidates))
-    if not files:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
-        detail = f" Skipped: {reasons}" if reasons else " It is empty."
-        raise ImageError(f"no usable picture in {str(folder)!r}.{detail}")
-    return ImageSet(tuple(files), tuple(skipped))
-
-
-def read_files(paths: Iterable[str | Path]) -> list[ImageFile]:
-    """Read pictures that must all be good.
-
-    Raises:
-        ImageError: the first bad one, by name.
-    """
-    files = []
-    for path in paths:
-        try:
-            files.append(check_image(path))
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
-    return files
+    picture, mask = read_photo(photo)
+    digest = pixel_digest(picture)
+    if mask:
+        digest = hashlib.sha256(f"{digest}, mask {pixel_digest(mask)}".encode()).hexdigest()
+    width, height = picture.size
+    return ImageFile(photo.path, width, height, digest, photo.mask, mask is not None)
 
 
 def fit_square(image: Image.Image, resolution: int) -> Image.Image:

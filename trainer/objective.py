@@ -47,9 +47,35 @@ def add_noise(
     return signal.sqrt().to(latents) * latents + (1.0 - signal).sqrt().to(latents) * noise
 
 
-def row_losses(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of each row in fp32: ``[B, C, h, w]`` twice → ``[B]``."""
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+def row_losses(
+    prediction: torch.Tensor, target: torch.Tensor, pixels: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean squared error of each row in fp32: ``[B, C, h, w]`` twice → ``[B]``.
+
+    Args:
+        pixels: see :func:`mean_over_row`.
+    """
+    return mean_over_row((prediction.float() - target.float()).square(), pixels)
+
+
+def mean_over_row(errors: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
+    """Σ w e / Σ w over each row's channels and pixels: ``[B, C, h, w]`` → ``[B]``.
+
+    A row's loss has the same size whatever part of the picture counts, and where all of it counts
+    it is the plain mean. A row of which nothing counts has loss 0.
+
+    Args:
+        pixels: w, the weight of each pixel, ``[B, 1, h, w]``; None: 1 everywhere.
+    """
+    if pixels is None:
+        return errors.mean(dim=(1, 2, 3))
+    tiny = torch.finfo(torch.float32).tiny
+    return (errors * pixels).mean(dim=(1, 2, 3)) / pixels.mean(dim=(1, 2, 3)).clamp_min(tiny)
+
+
+def pixel_weights(masks: torch.Tensor, unmasked: float) -> torch.Tensor:
+    """w = u + (1 − u) m: 1 where the mask is white, ``unmasked`` where it is black."""
+    return unmasked + (1.0 - unmasked) * masks
 
 
 def combine(losses: torch.Tensor, weights: torch.Tensor, instance_rows: int) -> torch.Tensor:

@@ -9,19 +9,19 @@ import importlib.metadata
 import json
 from collections.abc import Iterable
 
-from .config import Concept, Job
+from .config import Concept, Job, Photo
 from .images import ImageFile
 
 VERSION = "0.1.0"
 
 
-def dataset_digest(concepts: Iterable[Concept], files: dict[str, ImageFile]) -> str:
+def dataset_digest(concepts: Iterable[Concept], files: dict[Photo, ImageFile]) -> str:
     """SHA-256 over the pixels, prompts and weights that a run learns from, in order."""
     digest = hashlib.sha256()
     for concept in concepts:
-        classes = concept.class_images if concept.has_prior else ()
-        pixels = [files[path].digest for path in concept.instance_images]
-        pixels += ["class:", *(files[path].digest for path in classes)]
+        classes = concept.class_photos if concept.has_prior else ()
+        pixels = [files[photo].digest for photo in concept.photos]
+        pixels += ["class:", *(files[photo].digest for photo in classes)]
         text = [concept.instance_prompt, concept.class_prompt, concept.prior_weight]
         digest.update(json.dumps([text, concept.repeats, pixels]).encode())
     return digest.hexdigest()

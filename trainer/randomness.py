@@ -17,6 +17,11 @@ def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def pick(choices: int, seed: int, purpose: str, *position: int) -> int:
+    """One of ``0 … choices−1``, each as likely."""
+    return int(torch.randint(choices, (), generator=generator(seed, purpose, *position)))
+
+
 def permutation(length: int, seed: int, purpose: str, *position: int) -> list[int]:
     """A shuffled ``0 … length−1``."""
     return torch.randperm(length, generator=generator(seed, purpose, *position)).tolist()

@@ -22,7 +22,7 @@ from .state import CheckpointWriter, RunFolder, check_room, free_room
 from .trainable import Trainable, WholeParts
 from .training_state import STATE_BYTES, SavedState, fits, learning
 
-_CACHE_BYTES = 128 * 1024  # of one 512² image's mean and std: 2 · 4 · 64² fp32 values
+_CACHE_BYTES = 0.5  # per pixel of a view: mean and std of 4 fp32 values per 8² pixels
 
 
 @dataclass
@@ -86,17 +86,19 @@ def prepare(
         start.give_up("was kept by other versions of the libraries", listener)
     schedule = start.schedule(job.config)
     writer = trained.writer(job.config.save_precision, plan.metadata | _said(schedule))
-    states_kept = _check_disk(plan, start, writer.size(trained.tensors()), trained, listener)
+    rows = plan.rows()
+    size = writer.size(trained.tensors())
+    states_kept = _check_disk(plan, start, size, rows, trained, listener)
     listener(Phase("Loading the model", 1, 1))
 
-    latents = LatentCache(Path(job.cache), model, vae_digest, job.config.resolution)
+    latents = LatentCache(Path(job.cache), model, vae_digest)
 
     def on_encoded(done: int, total: int) -> None:
         listener(Phase("Encoding pictures", done, total))
         check_stop()
 
     try:
-        latents.fill(plan.files, plan.device, on_encoded)
+        latents.fill(rows.views(), plan.device, on_encoded)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -104,6 +106,8 @@ def prepare(
             "a picture does not fit into the memory while it is encoded, and nothing was trained:"
             " choose a smaller resolution, or close what else uses the memory"
         ) from error
+    for path in latents.unseen_masks():
+        listener(Note(f"{Path(path).name}: a cut holds nothing of the white part of its mask"))
     texts = _frozen_texts(job, model, plan.device)
     sums = None
     if not start.state:
@@ -119,7 +123,7 @@ def prepare(
         device=plan.device,
         precision=plan.precision,
         model=model,
-        rows=PairedRows(job.concepts, job.config.seed),
+        rows=rows,
         latents=latents,
         texts=texts,
         previews=_preview_prompts(job),
@@ -149,7 +153,14 @@ def _frozen_texts(
     return encode_texts(model, [*prompts, *_preview_prompts(job), ""], device)
 
 
-def _check_disk(plan: Plan, start: Start, size: int, trained: Trainable, listener: Listener) -> int:
+def _check_disk(
+    plan: Plan,
+    start: Start,
+    size: int,
+    rows: PairedRows,
+    trained: Trainable,
+    listener: Listener,
+) -> int:
     """Room for the final file, the extra ones, one more while it is written, and the pictures.
 
     What is left may hold states: two, and one more while it is written; else one or none.
@@ -164,9 +175,9 @@ def _check_disk(plan: Plan, start: Start, size: int, trained: Trainable, listene
     extras = min(config.keep + 1, config.steps // config.save_every) if config.save_every else 0
     shots = config.steps // config.preview_every + 2 if config.preview_every else 0
     pictures = shots * len(_preview_prompts(job)) * config.resolution**2 * 3
-    latents = len(plan.files) * _CACHE_BYTES * (config.resolution / 512) ** 2
+    latents = sum(width * height for width, height in (view.size for view in rows.views()))
     Path(job.checkpoints).mkdir(parents=True, exist_ok=True)
-    needed = int(size * (1 + extras) + pictures + latents)
+    needed = int(size * (1 + extras) + pictures + latents * _CACHE_BYTES)
     check_room(Path(job.checkpoints), needed)
     if not config.keep_state:
         return 0

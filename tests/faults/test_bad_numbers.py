@@ -15,6 +15,7 @@ from pack.trainer.events import Note
 from pack.trainer.gradients import Gradients
 from pack.trainer.loop import TrainingError
 from pack.trainer.model import StableDiffusion
+from pack.trainer.views import View
 from record import record
 from toy import make_concept, make_job, run
 
@@ -73,9 +74,9 @@ def some_weight(gradients: Gradients) -> torch.Tensor:
 def poison_latent(patch: Patch, value: float, first: int, times: int) -> None:
     real, calls = LatentCache.sample, []
 
-    def sample(self: LatentCache, path: str, noise: torch.Tensor) -> torch.Tensor:
+    def sample(self: LatentCache, view: View, noise: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        latent = real(self, path, noise)
+        latent = real(self, view, noise)
         return latent * value if first <= (len(calls) + 1) // 2 < first + times else latent
 
     patch.setattr(LatentCache, "sample", sample)

@@ -16,7 +16,8 @@ from mutate import NASTY, damaged, large_pictures, other_values, picture_seeds
 from pack.trainer.checkpoint import CheckpointError, UnsupportedModel, detect, read_checkpoint
 from pack.trainer.concepts import make_concept, read_concepts_file, report
 from pack.trainer.config import Concept, ConfigError, Job, TrainConfig, from_mapping
-from pack.trainer.images import ImageError, ImageFile, ImageSet, check_image, read_folder
+from pack.trainer.image_set import ImageSet, read_folder
+from pack.trainer.images import ImageError, ImageFile, check_image
 from pack.trainer.names import check_name
 from record import record
 from safetensors.torch import save

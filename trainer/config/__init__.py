@@ -4,6 +4,7 @@ Every user-facing option is a field made by :func:`option`: its default, bounds,
 live here and nowhere else. The nodes' widgets, the shell and the tests read them from here.
 """
 
+from .data import DataConfig
 from .job import Concept, Job
 from .options import (
     MAX_SEED,
@@ -17,17 +18,22 @@ from .options import (
     option_fields,
     shown,
 )
+from .photo import AS_MASK, Photo, background
 from .train import UNET, UNET_AND_TEXT_ENCODER, WITHOUT_EFFECT_ON_WEIGHTS, TrainConfig
 
 __all__ = [
+    "AS_MASK",
     "MAX_SEED",
     "UNET",
     "UNET_AND_TEXT_ENCODER",
     "WITHOUT_EFFECT_ON_WEIGHTS",
     "Concept",
     "ConfigError",
+    "DataConfig",
     "Job",
+    "Photo",
     "TrainConfig",
+    "background",
     "check_options",
     "check_text",
     "flat",

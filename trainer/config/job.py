@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .options import ConfigError, check_options, check_text, from_mapping, option, shown
+from .photo import Photo, background
 from .train import TrainConfig
 
 
@@ -18,6 +19,9 @@ class Concept:
         class_images: files; empty means no prior preservation for this concept.
         prior_weight: λ of the DreamBooth loss (Ruiz et al. 2022, eq. 2).
         repeats: how often each photo counts in an epoch beside the other concepts' photos.
+        transparent: what lies under the photos' transparent pixels, see :func:`background`.
+        class_transparent: the same of the class images; they have no masks.
+        masks: a file per photo, or "" where all of it counts; empty: no photo has one.
     """
 
     instance_prompt: str
@@ -32,6 +36,9 @@ class Concept:
     repeats: int = option(
         1, "How often these photos count beside other concepts'.", min=1, max=10_000
     )
+    transparent: str = "white"
+    class_transparent: str = "white"
+    masks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -39,6 +46,8 @@ class Concept:
         check_text("class_prompt", self.class_prompt)
         _check_paths("instance_images", self.instance_images)
         _check_paths("class_images", self.class_images)
+        _check_paths("masks", self.masks)
+        background(self.transparent), background(self.class_transparent)
         if not self.instance_prompt.strip():
             raise ConfigError("instance_prompt is empty: name the subject, as in 'a zwx dog'")
         if not self.instance_images:
@@ -48,6 +57,23 @@ class Concept:
                 f"concept {shown(self.instance_prompt)} has class images but no class_prompt:"
                 " say what they show, as in 'a dog'"
             )
+        if self.masks and len(self.masks) != len(self.instance_images):
+            raise ConfigError(
+                f"concept {shown(self.instance_prompt)} has {len(self.masks)} masks for"
+                f" {len(self.instance_images)} photos: give one for each, or none"
+            )
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """The instance images with how they are read."""
+        masks = self.masks or ("",) * len(self.instance_images)
+        pairs = zip(self.instance_images, masks, strict=True)
+        return tuple(Photo(path, self.transparent, mask) for path, mask in pairs)
+
+    @property
+    def class_photos(self) -> tuple[Photo, ...]:
+        """The class images with how they are read."""
+        return tuple(Photo(path, self.class_transparent) for path in self.class_images)
 
     @property
     def has_prior(self) -> bool:

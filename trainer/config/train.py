@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .options import MAX_SEED, ConfigError, check_options, option
+from .data import DataConfig
+from .options import MAX_SEED, ConfigError, check_options, group, option
 
 UNET = "unet"
 UNET_AND_TEXT_ENCODER = "unet + text encoder"
@@ -10,7 +11,8 @@ UNET_AND_TEXT_ENCODER = "unet + text encoder"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. One widget of the *DreamBooth Settings* node per field."""
+    """How to train. One widget of the *DreamBooth Settings* node per option of its own; a group
+    has a node of its own."""
 
     trains: str = option(
         UNET_AND_TEXT_ENCODER,
@@ -118,6 +120,7 @@ class TrainConfig:
         max=10_000.0,
         step=1.0,
     )
+    data: DataConfig = group(DataConfig)
 
     def __post_init__(self) -> None:
         check_options(self)

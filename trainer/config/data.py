@@ -1,0 +1,32 @@
+"""How photos become training rows: the options of a run; a concept says what its photos are."""
+
+from dataclasses import dataclass
+
+from .options import check_options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From photo to row. One widget of the *DreamBooth Data* node per field."""
+
+    flip: bool = option(
+        False, "Show each photo mirrored half of the time. Not for faces, writing or logos."
+    )
+    crops: int = option(
+        1,
+        "Cuts of a photo that is not of the training's shape. 1: the middle. More: evenly spread"
+        " along its longer side, one of them at random each time.",
+        min=1,
+        max=9,
+    )
+    unmasked_weight: float = option(
+        0.1,
+        "How much the black part of a mask counts beside the white one. 0: not at all, so that"
+        " anything may grow there.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
