@@ -19,7 +19,7 @@ from pack.demo.base.text import text_tensors
 from pack.demo.base.train import GRID, Plan, train
 from pack.demo.random_base import LAYOUT
 from pack.demo.world import draw, random_scene
-from pack.trainer.checkpoint import PARTS, build, detect, part_keys, read_checkpoint
+from pack.trainer.checkpoint import build, detect, part_keys, read_checkpoint
 
 TOY = dataclasses.replace(make_layout("toy"), vae_scale=LAYOUT.vae_scale)
 CPU = torch.device("cpu")
@@ -252,7 +252,7 @@ def test_pack_and_expand_give_a_checkpoint_and_the_same_bytes(trained, tmp_path)
     tensors, _ = read_checkpoint(first)
     layout = detect(tensors)
     assert layout.vae_scale == pytest.approx(0.18215, rel=1e-3)
-    assert sum(len(part_keys(tensors, layout, part)) for part in PARTS) == len(tensors)
+    assert sum(len(part_keys(tensors, layout, part)) for part in layout.parts) == len(tensors)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     before = packing.trained_tensors(trained, TOY)
     name = next(key for key in before if key.endswith("taesd_encoder.0.weight"))

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from . import provenance
-from .checkpoint import Layout, check_finite, detect, weights_digest
+from .checkpoint import (
+    TITLES,
+    Layout,
+    UnsupportedModel,
+    check_finite,
+    detect,
+    weights_digest,
+)
 from .config import Concept, Job, Photo
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
@@ -64,6 +71,11 @@ def check(
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
     layout = detect(base)
+    if layout.family != "sd1":
+        raise UnsupportedModel(
+            f"This is a {TITLES[layout.family]} checkpoint, which cannot be trained yet: use a "
+            "Stable Diffusion 1.x checkpoint."
+        )
     check_finite(base)
     _check_prompts(job, listener)
     files = _read_pictures(job.concepts, listener, check_stop)

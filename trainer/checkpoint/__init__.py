@@ -4,11 +4,13 @@ write and verify."""
 from .convert import build, export, key_map, part_keys
 from .errors import CheckpointError, UnsupportedModel
 from .file import checksums, file_size, read_checkpoint, write_checkpoint
-from .layout import PARTS, Layout, detect
+from .layout import TITLES, Layout, detect
+from .prediction import V_PREDICTION_SPREAD, prediction_spread
 from .values import check_finite, is_finite, lossless_dtype, weights_digest
 
 __all__ = [
-    "PARTS",
+    "TITLES",
+    "V_PREDICTION_SPREAD",
     "CheckpointError",
     "Layout",
     "UnsupportedModel",
@@ -22,6 +24,7 @@ __all__ = [
     "key_map",
     "lossless_dtype",
     "part_keys",
+    "prediction_spread",
     "read_checkpoint",
     "weights_digest",
     "write_checkpoint",

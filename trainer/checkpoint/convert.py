@@ -1,41 +1,26 @@
 """State dict ↔ diffusers and transformers modules, with a strict inverse and without copies."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .errors import CheckpointError
-from .layout import PARTS, Layout
-from .shapes import TEXT, UNET, VAE
-from .text_map import TEXT_EXTRAS, text_names, text_spellings
-from .unet_map import unet_names
-from .vae_map import KL_EXTRA_PREFIXES, TINY_EXTRAS, affine_tensors, vae_names, vae_spellings
-
-_ROOTS = {"unet": UNET, "text_encoder": TEXT, "vae": VAE}
-_TITLES = {"unet": "UNet", "text_encoder": "text encoder", "vae": "VAE"}
-_SPELLINGS: dict[str, Callable[[str], tuple[str, ...]]] = {
-    "unet": lambda name: (name,),
-    "text_encoder": text_spellings,
-    "vae": vae_spellings,
-}
+from .layout import TITLES, Layout
+from .open_clip_map import is_transposed
+from .parts import naming
+from .vae_map import affine_tensors
 
 
 def key_map(layout: Layout, part: str) -> dict[str, str]:
-    """Module key → file key of every tensor of ``part``, one-to-one.
+    """Module key → file key of every tensor of ``part``, one of ``layout.parts``.
 
-    ``part`` is "unet", "text_encoder" or "vae". The file keys are the usual spelling;
-    ``part_keys`` gives those of one file.
+    One-to-one but for OpenCLIP, whose files hold query, key and value as one tensor, in this order.
+    The file keys are the usual spelling; ``part_keys`` gives those of one file.
     """
-    if part not in PARTS:
-        raise ValueError(f"unknown part {part!r}: one of {', '.join(PARTS)}")
-    if part == "unet":
-        return unet_names(layout.unet_config)
-    if part == "text_encoder":
-        return text_names(layout.text_config)
-    return vae_names(layout.vae_kind, layout.vae_config)
+    return naming(layout, part).names
 
 
 def part_keys(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> list[str]:
@@ -46,7 +31,8 @@ def part_keys(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> li
     complete and holds nothing else.
     """
     named = set(_spelled(state_dict, layout, part).values())
-    return [key for key in state_dict if key in named or _is_extra(key, part)]
+    is_extra = naming(layout, part).is_extra
+    return [key for key in state_dict if key in named or is_extra(key)]
 
 
 def build(
@@ -58,23 +44,26 @@ def build(
 ) -> nn.Module:
     """The module of ``part`` filled from ``state_dict``: eval mode, no gradients, in ``dtype``.
 
-    A tensor that already has ``dtype`` becomes the parameter itself, without a copy: training the
-    module then changes the caller's dict (clone first to keep it). Tensors born in inference mode
-    are cloned, because autograd cannot use them; works under inference mode too. Raises
+    A tensor that already has ``dtype`` becomes the parameter itself (or three, each a third of it),
+    without a copy: training the module then changes the caller's dict (clone first to keep it).
+    Tensors born in inference mode are cloned, because autograd cannot use them, and OpenCLIP's
+    projection, which the file has transposed; works under inference mode too. Raises
     CheckpointError if a tensor is missing, unexpected or has another shape.
     """
     with torch.inference_mode(False):
         names = _spelled(state_dict, layout, part)
         module = make_module(layout, part)
-        wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
         filled, wrong = {}, []
-        for key, name in names.items():
-            tensor = _fit(state_dict[name], wanted[key])
+        for name, keys in _stacks(names).items():
+            shape = _stacked_shape(name, [wanted[key] for key in keys])
+            tensor = _fit(state_dict[name], shape)
             if tensor is None:
-                wrong.append(f"{name} is {list(state_dict[name].shape)}, not {list(wanted[key])}")
+                wrong.append(f"{name} is {list(state_dict[name].shape)}, not {list(shape)}")
             else:
-                filled[key] = _own(tensor, dtype)
-        _complain(part, wrong=wrong)
+                pieces = _unstack(name, tensor, len(keys))
+                filled |= {k: _own(piece, dtype) for k, piece in zip(keys, pieces, strict=True)}
+        _complain(layout, part, wrong=wrong)
         module.load_state_dict(filled, strict=True, assign=True)
         _fill_buffers(module)
         return module.requires_grad_(False).eval()
@@ -87,18 +76,21 @@ def export(
 
     With ``like`` (the dict the module came from) names and ranks are the source's own and the
     source's extras are carried along untouched, so the keys are ``part_keys(like, ...)``. The
-    tensors share the module's memory and keep its dtype and device.
+    tensors keep the module's dtype and device and share its memory, but for those that OpenCLIP's
+    files hold in another form (stacked or transposed).
     """
     state = module.state_dict()
     names = _spelled(like, layout, part) if like is not None else key_map(layout, part)
-    _complain(part, missing=names.keys() - state.keys(), unexpected=state.keys() - names.keys())
+    missing, unexpected = names.keys() - state.keys(), state.keys() - names.keys()
+    _complain(layout, part, missing=missing, unexpected=unexpected)
     out = {}
-    for key, name in names.items():
-        tensor = state[key].detach()
+    for name, keys in _stacks(names).items():
+        tensor = _stack(name, [state[key].detach() for key in keys])
         if like is not None:
             shape = tuple(like[name].shape)
             if _fit(tensor, shape) is None:
-                _complain(part, wrong=[f"{key} is {list(tensor.shape)}, not {list(shape)}"])
+                wrong = f"{keys[0]} is {list(tensor.shape)}, not {list(shape)}"
+                _complain(layout, part, wrong=[wrong])
         else:
             shape = _file_shape(name, tensor)
         out[name] = tensor.reshape(shape)
@@ -111,9 +103,10 @@ def export(
 
 def _spelled(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> dict[str, str]:
     """Module key → the key that this file uses; strict about what is missing and left over."""
+    file = naming(layout, part)
     found, missing = {}, []
-    for key, name in key_map(layout, part).items():
-        spelling = next((s for s in _SPELLINGS[part](name) if s in state_dict), None)
+    for key, name in file.names.items():
+        spelling = next((s for s in file.spellings(name) if s in state_dict), None)
         if spelling is None:
             missing.append(name)
         else:
@@ -122,19 +115,40 @@ def _spelled(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> dic
     unexpected = [
         name
         for name in state_dict
-        if name.startswith(_ROOTS[part]) and name not in used and not _is_extra(name, part)
+        if name.startswith(file.root) and name not in used and not file.is_extra(name)
     ]
-    _complain(part, missing=missing, unexpected=unexpected)
+    _complain(layout, part, missing=dict.fromkeys(missing), unexpected=unexpected)
     return found
 
 
-def _is_extra(name: str, part: str) -> bool:
-    if part == "text_encoder":
-        return name in TEXT_EXTRAS
-    return part == "vae" and (name in TINY_EXTRAS or name.startswith(KL_EXTRA_PREFIXES))
+def _stacks(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """File key → the module keys that it holds, one below the other."""
+    stacks: dict[str, list[str]] = {}
+    for key, name in names.items():
+        stacks.setdefault(name, []).append(key)
+    return stacks
+
+
+def _stacked_shape(name: str, shapes: list[torch.Size]) -> tuple[int, ...]:
+    """The shape in the file of module tensors of these shapes, all alike."""
+    first = tuple(reversed(shapes[0])) if is_transposed(name) else tuple(shapes[0])
+    return first if len(shapes) == 1 else (len(shapes) * first[0], *first[1:])
+
+
+def _stack(name: str, tensors: list[Tensor]) -> Tensor:
+    if is_transposed(name):
+        return tensors[0].t().contiguous()
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _unstack(name: str, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    if is_transposed(name):
+        return (tensor.t().contiguous(),)
+    return (tensor,) if count == 1 else tensor.chunk(count)
 
 
 def _complain(
+    layout: Layout,
     part: str,
     missing: Iterable[str] = (),
     unexpected: Iterable[str] = (),
@@ -149,8 +163,8 @@ def _complain(
             said.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
     if said:
         raise CheckpointError(
-            f"The {_TITLES[part]}'s tensors do not fit: {'; '.join(said)}. The file is damaged or "
-            "was not written as a Stable Diffusion 1.x checkpoint: get it again."
+            f"The {naming(layout, part).title}'s tensors do not fit: {'; '.join(said)}. The file "
+            f"is damaged or was not written as a {TITLES[layout.family]} checkpoint: get it again."
         )
 
 
@@ -161,6 +175,8 @@ def make_module(layout: Layout, part: str, device: str = "meta") -> nn.Module:
             return UNet2DConditionModel(**layout.unet_config)
         if part == "text_encoder":
             return CLIPTextModel(CLIPTextConfig(**layout.text_config))
+        if part == "text_encoder_2":
+            return CLIPTextModelWithProjection(CLIPTextConfig(**layout.text_config_2))
         kinds = {"kl": AutoencoderKL, "tiny": AutoencoderTiny}
         return kinds[layout.vae_kind](**layout.vae_config)
 

@@ -1,4 +1,4 @@
-"""Refuses, by name and before anything is built, every model that is not a trainable SD 1.x.
+"""Refuses, by name and before anything is built, every model of a kind that we do not train.
 
 Only names, shapes and dtypes are looked at. The names are those that ComfyUI's
 ``comfy/model_detection.py`` and the upstream repositories use."""
@@ -8,22 +8,33 @@ from collections.abc import Callable, Mapping
 import torch
 
 from .errors import UnsupportedModel
-from .shapes import TEXT, UNET, VAE, Shapes, context_width, has, shapes_of
+from .shapes import (
+    TEXT,
+    TEXT_G,
+    TEXT_L,
+    UNET,
+    VAE,
+    Shapes,
+    context_width,
+    family_of,
+    has,
+    shapes_of,
+)
 
-USE_SD1 = "use a full Stable Diffusion 1.x checkpoint"
+_ADVICE = "use a full Stable Diffusion 1.x, 2.x or SDXL checkpoint"
 
 
 def refuse_unsupported(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises UnsupportedModel, in one sentence, unless this is a complete SD 1.x checkpoint."""
+    """Raises UnsupportedModel, in one sentence, unless this is a complete SD or SDXL checkpoint."""
     shapes = shapes_of(tensors)
     for belongs, what in _OTHER_NETS:
         if belongs(shapes):
-            raise UnsupportedModel(f"This is {what}, which is not supported: {USE_SD1}.")
+            raise UnsupportedModel(f"This is {what}, which is not supported: {_ADVICE}.")
     _refuse_without_unet(shapes)
     _refuse_quantised(tensors)
     for belongs, what in _OTHER_UNETS:
         if belongs(shapes):
-            raise UnsupportedModel(f"This is {what}, which is not supported: {USE_SD1}.")
+            raise UnsupportedModel(f"This is {what}, which is not supported: {_ADVICE}.")
     _refuse_incomplete(shapes)
 
 
@@ -39,21 +50,20 @@ def _in_channels(count: int) -> Callable[[Shapes], bool]:
     return lambda shapes: _unet_shape(shapes, "input_blocks.0.0.weight")[1:2] == (count,)
 
 
-def _linear_projections(shapes: Shapes) -> bool:
-    """SD 2.x and SDXL have 2-D weights where SD 1.x has 1x1 convolutions."""
-    return any(
-        len(shape) == 2
-        for name, shape in shapes.items()
-        if name.startswith(UNET) and name.endswith(".proj_in.weight")
-    )
-
-
 def _extra_embedding(width: int) -> Callable[[Shapes], bool]:
     return lambda shapes: UNET + "label_emb.0.0.weight" in shapes and context_width(shapes) == width
 
 
-def _any_extra_embedding(shapes: Shapes) -> bool:
-    return has(shapes, UNET + "label_emb.")
+def _class_embedding(shapes: Shapes) -> bool:
+    """An embedding table, where SDXL has linear layers."""
+    return has(shapes, UNET + "label_emb.") and not has(shapes, UNET + "label_emb.0.")
+
+
+def _marked(*names: str) -> Callable[[Shapes], bool]:
+    """SDXL files say with tensors of their own if they were trained on another noise schedule."""
+    return lambda shapes: (
+        has(shapes, UNET + "label_emb.0.") and all(name in shapes for name in names)
+    )
 
 
 def _temporal(shapes: Shapes) -> bool:
@@ -87,13 +97,17 @@ _OTHER_NETS: tuple[tuple[Callable[[Shapes], bool], str], ...] = (
 # Video before the image families: SVD also has label_emb.
 _OTHER_UNETS: tuple[tuple[Callable[[Shapes], bool], str], ...] = (
     (_temporal, "a video model (its UNet has temporal layers)"),
-    (_extra_embedding(2048), "a Stable Diffusion XL model"),
     (_extra_embedding(1280), "a Stable Diffusion XL refiner"),
     (_extra_embedding(1024), "an unCLIP (image variation) model"),
-    (_any_extra_embedding, "a model with an extra label embedding (SDXL, unCLIP or an upscaler)"),
+    (_class_embedding, "a model with a class or label embedding, such as an upscaler"),
     (_in_channels(9), "an inpainting model (its UNet takes 9 input channels)"),
     (_in_channels(8), "an instruct-pix2pix model (its UNet takes 8 input channels)"),
-    (_linear_projections, "a Stable Diffusion 2.x model"),
+    (_in_channels(5), "a depth-guided model (its UNet takes 5 input channels)"),
+    (_marked("edm_mean", "edm_std"), "an EDM model such as Playground v2.5 (it has edm_mean)"),
+    (
+        _marked("edm_vpred.sigma_max"),
+        "an EDM v-prediction model such as CosXL (it has edm_vpred.sigma_max)",
+    ),
 )
 
 
@@ -103,16 +117,16 @@ def _refuse_without_unet(shapes: Shapes) -> None:
     if has(shapes, UNET):
         raise UnsupportedModel(
             "This diffusion model is not a Stable Diffusion UNet "
-            f"(there is no {UNET}input_blocks.0.0.weight): {USE_SD1}."
+            f"(there is no {UNET}input_blocks.0.0.weight): {_ADVICE}."
         )
-    raise UnsupportedModel(f"There is no UNet here (no tensor named {UNET}*): {USE_SD1}.")
+    raise UnsupportedModel(f"There is no UNet here (no tensor named {UNET}*): {_ADVICE}.")
 
 
 def _refuse_quantised(tensors: Mapping[str, torch.Tensor]) -> None:
     """fp8, int8 and 4-bit weights cannot be trained, and casting them back would lose the model."""
     for name, tensor in tensors.items():
         one_byte = tensor.dtype.itemsize == 1 and tensor.dtype != torch.bool
-        if one_byte and name.startswith((UNET, TEXT, VAE)):
+        if one_byte and name.startswith((UNET, TEXT, TEXT_L, TEXT_G, VAE)):
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise UnsupportedModel(
                 f"This checkpoint is quantised ({name} is {dtype}), and quantised weights cannot "
@@ -120,12 +134,23 @@ def _refuse_quantised(tensors: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+_TEXT_ENCODERS = {
+    "sd1": {"CLIP text encoder": TEXT + "transformer."},
+    "sd2": {"OpenCLIP text encoder of Stable Diffusion 2.x": TEXT + "model."},
+    "sdxl": {
+        "CLIP-L text encoder of Stable Diffusion XL": TEXT_L + "transformer.",
+        "OpenCLIP bigG text encoder of Stable Diffusion XL": TEXT_G + "model.",
+    },
+}
+
+
 def _refuse_incomplete(shapes: Shapes) -> None:
-    if not has(shapes, TEXT + "transformer."):
-        raise UnsupportedModel(
-            f"There is no CLIP text encoder here (no tensor named {TEXT}transformer.*): use a "
-            "checkpoint that holds its text encoder, or connect one."
-        )
+    for what, prefix in _TEXT_ENCODERS[family_of(shapes)].items():
+        if not has(shapes, prefix):
+            raise UnsupportedModel(
+                f"There is no {what} here (no tensor named {prefix}*): use a checkpoint that "
+                "holds its text encoder, or connect one."
+            )
     if not has(shapes, VAE):
         raise UnsupportedModel(
             f"There is no VAE here (no tensor named {VAE}*): use a checkpoint that holds its VAE, "

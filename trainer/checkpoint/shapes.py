@@ -7,6 +7,9 @@ import torch
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model."
 VAE = "first_stage_model."
+# SDXL's two text encoders, CLIP-L and OpenCLIP bigG.
+TEXT_L = "conditioner.embedders.0."
+TEXT_G = "conditioner.embedders.1."
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,3 +38,19 @@ def context_width(shapes: Shapes) -> int | None:
         if name.startswith(UNET) and name.endswith(".attn2.to_k.weight"):
             return shape[1]
     return None
+
+
+def family_of(shapes: Shapes) -> str:
+    """ "sd1", "sd2" or "sdxl": which of the three a Stable Diffusion UNet belongs to.
+
+    The host compares the width of the text states, too (ComfyUI ``comfy/supported_models.py``);
+    here that follows from the family's text encoders, which must fit the UNet.
+    """
+    if has(shapes, UNET + "label_emb.0."):
+        return "sdxl"
+    linear = any(
+        len(shape) == 2
+        for name, shape in shapes.items()
+        if name.startswith(UNET) and name.endswith(".proj_in.weight")
+    )
+    return "sd2" if linear else "sd1"

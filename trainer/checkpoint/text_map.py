@@ -1,44 +1,27 @@
-"""The CLIP text encoder's geometry and its names: transformers CLIPTextModel ↔ the file.
+"""What the two sorts of CLIP text encoder share: their configuration and their modules' names."""
 
-SD 1.x files hold the Hugging Face names under ``cond_stage_model.transformer.`` (CompVis
-``ldm/modules/encoders/modules.py:FrozenCLIPEmbedder``)."""
-
-from collections.abc import Mapping
 from functools import cache
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .errors import UnsupportedModel
-from .shapes import TEXT, Shapes, count, has
 
-_ROOT = TEXT + "transformer."
+TextModel = type[CLIPTextModel] | type[CLIPTextModelWithProjection]
+
 _LEVEL = "text_model."
 _VOCABULARY = 49408
-_LINEARS = (
-    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
-    "layer_norm1",
-    "mlp.fc1",
-    "mlp.fc2",
-    "layer_norm2",
-)
-
-# Not in the module: ids that older transformers saved, and projections that only CLIP's loss uses.
-TEXT_EXTRAS = (
-    f"{_ROOT}{_LEVEL}embeddings.position_ids",
-    f"{_ROOT}embeddings.position_ids",
-    f"{_ROOT}text_projection.weight",
-    f"{TEXT}text_projection",
-    f"{TEXT}text_projection.weight",
-    f"{TEXT}logit_scale",
-)
 
 
-def detect_text(shapes: Shapes) -> dict:
-    """Keyword arguments of CLIPTextConfig for the text encoder in ``shapes``; KeyError on a gap."""
-    level = _LEVEL if has(shapes, _ROOT + _LEVEL) else ""
-    root = _ROOT + level
-    vocabulary, hidden = shapes[root + "embeddings.token_embedding.weight"]
+def text_config(
+    embedding: tuple[int, ...], *, inner: int, layers: int, positions: int, act: str, pad: int
+) -> dict:
+    """Keyword arguments of CLIPTextConfig.
+
+    ``embedding`` is the shape of the tokens' table; ``pad`` is the token that the host fills a
+    prompt up with. Raises UnsupportedModel for another vocabulary than CLIP's.
+    """
+    vocabulary, hidden = embedding
     if vocabulary != _VOCABULARY:
         raise UnsupportedModel(
             f"The text encoder knows {vocabulary} tokens and not CLIP's {_VOCABULARY}: use a "
@@ -47,40 +30,28 @@ def detect_text(shapes: Shapes) -> dict:
     return {
         "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "intermediate_size": shapes[root + "encoder.layers.0.mlp.fc1.weight"][0],
+        "intermediate_size": inner,
         "projection_dim": hidden,
-        "num_hidden_layers": count(shapes, root + "encoder.layers.{}."),
+        "num_hidden_layers": layers,
         # CLIP's heads are 64 wide; toy encoders are narrower than one head.
         "num_attention_heads": max(1, hidden // 64),
-        "max_position_embeddings": shapes[root + "embeddings.position_embedding.weight"][0],
-        "hidden_act": "quick_gelu",
+        "max_position_embeddings": positions,
+        "hidden_act": act,
         # The pooled output is the state at the first end token (ComfyUI sd1_clip_config.json).
         "bos_token_id": 49406,
         "eos_token_id": 49407,
-        "pad_token_id": 49407,
+        "pad_token_id": pad,
     }
 
 
-def text_names(config: Mapping) -> dict[str, str]:
-    """Module key → file key for a text encoder of this ``text_config``."""
-    names = ["embeddings.token_embedding.weight", "embeddings.position_embedding.weight"]
-    for i in range(config["num_hidden_layers"]):
-        for linear in _LINEARS:
-            names += [f"encoder.layers.{i}.{linear}.{kind}" for kind in ("weight", "bias")]
-    names += ["final_layer_norm.weight", "final_layer_norm.bias"]
-    return {_module_level() + name: _ROOT + _LEVEL + name for name in names}
-
-
-def text_spellings(file_key: str) -> tuple[str, ...]:
-    """The names a file may use for ``file_key``: some old files lack the ``text_model.`` level."""
-    return (file_key, _ROOT + file_key.removeprefix(_ROOT + _LEVEL))
-
-
 @cache
-def _module_level() -> str:
-    """The level that the installed transformers has in its keys: 5.6 dropped ``text_model.``."""
+def module_level(model: TextModel) -> str:
+    """The level that the installed transformers has in this class's keys.
+
+    CLIPTextModel lost ``text_model.`` in 5.6, the one with a projection kept it.
+    """
     with torch.device("meta"):
-        probe = CLIPTextModel(
+        probe = model(
             CLIPTextConfig(
                 vocab_size=8,
                 hidden_size=8,

@@ -14,9 +14,9 @@ from .shapes import VAE, Shapes, count, has
 _PAIR = ("weight", "bias")
 _TINY_ENCODER = VAE + "taesd_encoder."
 _TINY_DECODER = VAE + "taesd_decoder."
-TINY_EXTRAS = (VAE + "vae_scale", VAE + "vae_shift")
+_TINY_EXTRAS = (VAE + "vae_scale", VAE + "vae_shift")
 # What training a VAE leaves in its file; neither the host nor we use it.
-KL_EXTRA_PREFIXES = (VAE + "loss.", VAE + "model_ema.")
+_KL_EXTRA_PREFIXES = (VAE + "loss.", VAE + "model_ema.")
 
 _RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -55,8 +55,8 @@ def detect_vae(shapes: Shapes) -> tuple[str, dict, int]:
 
 def vae_affine(state_dict: Mapping[str, torch.Tensor]) -> tuple[float, float]:
     """(vae_scale, vae_shift) of a TAESD part, 1 and 0 where the file leaves them out."""
-    values = [state_dict.get(name) for name in TINY_EXTRAS]
-    for name, value in zip(TINY_EXTRAS, values, strict=True):
+    values = [state_dict.get(name) for name in _TINY_EXTRAS]
+    for name, value in zip(_TINY_EXTRAS, values, strict=True):
         if value is not None and value.numel() != 1:
             raise CheckpointError(f"{name} has {value.numel()} values instead of one: damaged.")
     scale, shift = (None if value is None else float(value) for value in values)
@@ -65,7 +65,7 @@ def vae_affine(state_dict: Mapping[str, torch.Tensor]) -> tuple[float, float]:
 
 def affine_tensors(scale: float, shift: float) -> dict[str, torch.Tensor]:
     """The two scalars as the host stores them beside a TAESD part."""
-    return dict(zip(TINY_EXTRAS, (torch.tensor(scale), torch.tensor(shift)), strict=True))
+    return dict(zip(_TINY_EXTRAS, (torch.tensor(scale), torch.tensor(shift)), strict=True))
 
 
 def vae_names(kind: str, config: Mapping) -> dict[str, str]:
@@ -80,6 +80,11 @@ def vae_spellings(file_key: str) -> tuple[str, ...]:
     if not mark or name not in _OLD_ATTENTION:
         return (file_key,)
     return (file_key, before + mark + _OLD_ATTENTION[name] + dot + kind)
+
+
+def is_vae_extra(file_key: str) -> bool:
+    """Whether the file has this tensor but the module has no place for it."""
+    return file_key in _TINY_EXTRAS or file_key.startswith(_KL_EXTRA_PREFIXES)
 
 
 def _pairs(names) -> Iterator[tuple[str, str]]:
