@@ -34,7 +34,7 @@ def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first step, row by row in float64."""
     config, p = run.config, run.p
     unet = copy.deepcopy(run.model.unet).double()
-    text = copy.deepcopy(run.model.text_encoder).double()
+    text = copy.deepcopy(run.model.parts["text_encoder"]).double()
     acp = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     instance_rows = config.batch_size * config.gradient_accumulation_steps
     total = 0.0
@@ -82,7 +82,7 @@ def test_loss_and_gradient_equal_float64(
             total += parts[0].item()
     assert total == pytest.approx(expected, rel=1e-5)
     named = {f"unet.{k}": v for k, v in run.model.unet.named_parameters()}
-    named |= {f"text.{k}": v for k, v in run.model.text_encoder.named_parameters()}
+    named |= {f"text.{k}": v for k, v in run.model.parts["text_encoder"].named_parameters()}
     norm = torch.stack([g.norm() for g in grads.values() if g is not None]).norm()
     for key, parameter in named.items():
         assert parameter.grad is not None, key

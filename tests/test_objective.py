@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from pack.trainer.objective import add_noise, alphas_cumprod, combine, draw_row, row_losses
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from pack.trainer.objective import (
+    add_noise,
+    alphas_cumprod,
+    combine,
+    draw_row,
+    row_losses,
+    target,
+    zero_terminal_snr,
+)
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def test_noise_schedule_is_stable_diffusions() -> None:
@@ -31,6 +42,34 @@ def test_noising_uses_each_rows_own_timestep() -> None:
     diffusers = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     theirs = diffusers.add_noise(latents.float(), noise.float(), times)
     torch.testing.assert_close(noisy.float(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_terminal_snr_is_lins_algorithm() -> None:
+    acp = zero_terminal_snr(alphas_cumprod())
+    assert acp[-1] == 0 and acp[0] == pytest.approx(alphas_cumprod()[0].item(), rel=1e-12)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    theirs = torch.cumprod(1 - rescale_zero_terminal_snr(betas), 0)
+    torch.testing.assert_close(acp, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_velocity_is_diffusers_and_solves_for_the_picture(zero_snr: bool) -> None:
+    acp = zero_terminal_snr(alphas_cumprod()) if zero_snr else alphas_cumprod()
+    g = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(4, 4, 2, 2, generator=g, dtype=torch.float64) for _ in "ab")
+    times = torch.tensor([0, 300, 700, 999])
+    v = target(latents, noise, times, acp, "v_prediction")
+    scheduler = DDPMScheduler(**SD, rescale_betas_zero_snr=zero_snr)
+    theirs = scheduler.get_velocity(latents.float(), noise.float(), times)
+    torch.testing.assert_close(v.float(), theirs, rtol=1e-3, atol=2e-3 if zero_snr else 1e-4)
+    # the sampler's way back: x_0 = √ᾱ x_t − √(1−ᾱ) v
+    noisy, signal = add_noise(latents, noise, times, acp), acp[times].view(-1, 1, 1, 1)
+    torch.testing.assert_close(signal.sqrt() * noisy - (1 - signal).sqrt() * v, latents)
+
+
+def test_the_target_of_epsilon_is_the_noise_itself() -> None:
+    noise = torch.randn(2, 4, 2, 2)
+    assert target(torch.randn(2, 4, 2, 2), noise, torch.tensor([1, 2]), None, "epsilon") is noise
 
 
 def test_row_losses_are_rows_and_fp32() -> None:

@@ -34,8 +34,8 @@ def test_equals_a_plain_ddim_loop() -> None:
     x = torch.randn(1, 4, 8, 8, generator=generator(5, "preview"))
     with torch.no_grad():
         for t in ddim.timesteps:
-            cond = sd.unet(x, t, encoder_hidden_states=text[None]).sample
-            uncond = sd.unet(x, t, encoder_hidden_states=empty[None]).sample
+            cond = sd.unet(x, t, encoder_hidden_states=text.states).sample
+            uncond = sd.unet(x, t, encoder_hidden_states=empty.states).sample
             x = ddim.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
         expected = to_image(sd.decode_latents(x)[0])
     difference = [abs(a - b) for a, b in zip(got.tobytes(), expected.tobytes(), strict=True)]
@@ -57,13 +57,15 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm() -> None:
     base = toy_base()
     layout = detect(base)
     last, before_last = StableDiffusion(base, layout), StableDiffusion(base, layout, clip_skip=2)
-    from pack.trainer.tokenizer import tokenize
 
-    tokens = tokenize(["a zwx dog"])
+    def states(model: StableDiffusion) -> torch.Tensor:
+        return model.encode_prompts(["a zwx dog"], CPU).states
+
     with torch.no_grad():
-        got = before_last.encode_prompts(tokens)
-        assert not torch.allclose(got, last.encode_prompts(tokens))
+        got = states(before_last)
+        assert not torch.allclose(got, states(last))
         # by hand: drop the last layer, run the rest
-        inner = getattr(last.text_encoder, "text_model", last.text_encoder)
+        encoder = last.parts["text_encoder"]
+        inner = getattr(encoder, "text_model", encoder)
         inner.encoder.layers = inner.encoder.layers[:-1]
-        torch.testing.assert_close(got, last.encode_prompts(tokens))
+        torch.testing.assert_close(got, states(last))

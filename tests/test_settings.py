@@ -150,13 +150,13 @@ def test_flip_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[tuple[bool, bool]] = []
     real = StableDiffusion.predict
 
-    def predict(self, noisy, timesteps, text):
+    def predict(self, noisy, *rest):
         last = torch.channels_last
         weight = self.unet.conv_in.weight
         seen.append(
             (noisy.is_contiguous(memory_format=last), weight.is_contiguous(memory_format=last))
         )
-        return real(self, noisy, timesteps, text)
+        return real(self, noisy, *rest)
 
     monkeypatch.setattr(StableDiffusion, "predict", predict)
     run(make_job(tmp_path, steps=1))

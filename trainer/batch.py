@@ -20,6 +20,8 @@ class Batch:
         weights: ``[B]`` fp32; 1 for an instance row, λ for a class row.
         is_class: ``[B]`` bool.
         prompts: one per row.
+        time_ids: ``[B, 6]`` fp32, each row's own image in pixels, SDXL's micro-conditioning:
+            (original height, original width, crop top, crop left, target height, target width).
         masks: ``[B, 1, h, w]`` fp32 in 0…1; None where no row has one.
     """
 
@@ -29,6 +31,7 @@ class Batch:
     weights: Tensor
     is_class: Tensor
     prompts: list[str]
+    time_ids: Tensor
     masks: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Batch":
@@ -41,6 +44,7 @@ class Batch:
             self.weights[rows],
             self.is_class[rows],
             [prompt for prompt, keep in zip(self.prompts, chosen, strict=True) if keep],
+            self.time_ids[rows],
             None if self.masks is None else self.masks[rows],
         )
 
@@ -72,6 +76,7 @@ def make_batch(
         weights=torch.tensor([row.weight for _, row in drawn], device=device),
         is_class=torch.tensor([row.is_class for _, row in drawn], device=device),
         prompts=[row.prompt for _, row in drawn],
+        time_ids=torch.tensor([latents.time_ids(row.view) for _, row in drawn], device=device),
         masks=_masks([row for _, row in drawn], latents, device),
     )
 

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .conditioning import Conditioning
+from .config import Photo
 from .images import pixel_digest, read_photo, to_tensor
 from .model import StableDiffusion, placed
-from .tokenizer import tokenize
 from .views import View
 
 Progress = Callable[[int, int], None]
@@ -34,6 +35,7 @@ class LatentCache:
         self._vae_digest = vae_digest
         self._latents: dict[View, tuple[Tensor, Tensor]] = {}
         self._masks: dict[View, Tensor] = {}
+        self._sizes: dict[Photo, tuple[int, int]] = {}
 
     def fill(self, views: Iterable[View], device: torch.device, progress: Progress) -> None:
         """Encode what is not on disk yet, one image at a time so that no batch changes a bit.
@@ -48,6 +50,7 @@ class LatentCache:
                 if view.photo != photo:  # the views of a photo follow each other: it is read once
                     photo = view.photo
                     picture, mask = read_photo(photo)
+                    self._sizes[photo] = picture.size
                 self._latents[view] = self._load_or_encode(view, picture, device)
                 if mask:
                     self._masks[view] = view.show_mask(mask, self._model.layout.downscale)
@@ -90,6 +93,10 @@ class LatentCache:
         """Photos of which some view has nothing of the mask's white part in it."""
         return list(dict.fromkeys(v.photo.path for v, m in self._masks.items() if not m.any()))
 
+    def time_ids(self, view: View) -> tuple[float, ...]:
+        """The view's own six numbers, see :class:`batch.Batch`."""
+        return view.time_ids(self._sizes[view.photo])
+
 
 def _read(file: Path) -> tuple[Tensor, Tensor] | None:
     """The stored moments; None where there are none or they are damaged."""
@@ -114,10 +121,10 @@ def _write(file: Path, mean: Tensor, std: Tensor) -> None:
 
 def encode_texts(
     model: StableDiffusion, prompts: Iterable[str], device: torch.device
-) -> dict[str, Tensor]:
-    """Hidden states ``[77, C]`` of each distinct prompt from the frozen text encoder."""
+) -> dict[str, Conditioning]:
+    """Each distinct prompt by itself, from the frozen text encoders."""
     distinct = list(dict.fromkeys(prompts))
-    with placed(model.text_encoder, device), torch.no_grad():
-        return {
-            prompt: model.encode_prompts(tokenize([prompt]).to(device))[0] for prompt in distinct
-        }
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for encoder in model.text_encoders.values():
+            stack.enter_context(placed(encoder, device))
+        return {prompt: model.encode_prompts([prompt], device) for prompt in distinct}

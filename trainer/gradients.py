@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .batch import Batch, make_batch
+from .conditioning import Conditioning
 from .errors import TrainingError
 from .events import Listener, Note
 from .ladder import Ladder, is_out_of_memory
-from .objective import add_noise, combine, pixel_weights, row_losses
+from .objective import add_noise, combine, pixel_weights, row_losses, target
 from .setup import Prepared
-from .tokenizer import tokenize
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,12 @@ class Gradients:
         if self._config.channels_last:
             noisy = noisy.to(memory_format=torch.channels_last)
         with self._accelerate.autocast():
-            text = self._text_states(batch.prompts)
-            prediction = self._model.predict(noisy, batch.timesteps, text)
-        losses = row_losses(prediction, batch.noise, self._pixel_weights(batch))
+            text = self._conditioning(batch.prompts)
+            prediction = self._model.predict(noisy, batch.timesteps, text, batch.time_ids)
+        answer = target(
+            batch.latents, batch.noise, batch.timesteps, self._acp, self._model.prediction
+        )
+        losses = row_losses(prediction, answer, self._pixel_weights(batch))
         loss = combine(losses, batch.weights, self._config.rows_per_step)
         self._accelerate.backward(loss)
         losses = losses.detach()
@@ -133,10 +136,10 @@ class Gradients:
             return None
         return pixel_weights(batch.masks, self._config.data.unmasked_weight)
 
-    def _text_states(self, prompts: list[str]) -> Tensor:
-        """Hidden states ``[B, 77, C]``; a prompt that several rows share is encoded once."""
+    def _conditioning(self, prompts: list[str]) -> Conditioning:
+        """One per row; a prompt that several rows share is encoded once."""
         if self._p.texts is not None:
-            return torch.stack([self._p.texts[prompt] for prompt in prompts])
+            return Conditioning.cat([self._p.texts[prompt] for prompt in prompts])
         distinct = list(dict.fromkeys(prompts))
-        states = self._model.encode_prompts(tokenize(distinct).to(self._device))
-        return states[[distinct.index(prompt) for prompt in prompts]]
+        encoded = self._model.encode_prompts(distinct, self._device)
+        return encoded[[distinct.index(prompt) for prompt in prompts]]

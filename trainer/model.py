@@ -1,42 +1,64 @@
 """Stable Diffusion as the trainer sees it: three modules, a noise schedule, four verbs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from .checkpoint import Layout, build
+from .conditioning import Conditioning
 from .config import ConfigError
-from .objective import alphas_cumprod
+from .families import family_of
+from .objective import alphas_cumprod, zero_terminal_snr
+from .text import encode
 
 
 class StableDiffusion:
-    """SD 1.x with ε-prediction, as diffusers and transformers modules.
+    """Stable Diffusion of one family, as diffusers and transformers modules.
 
     Latents are in the UNet's own scale (the VAE's, times ``layout.latent_scale``).
 
     Attributes:
-        unet, text_encoder, vae: modules in fp32 on the CPU until moved.
+        family: what it differs in from the others.
+        parts: every module by the name of its part, in fp32 on the CPU until moved.
+        unet, vae: two of them.
+        text_encoders: the others by part, in the order in which their states lie side by side.
+        prediction: what the UNet answers with, "epsilon" or "v_prediction".
         alphas_cumprod: ᾱ_t, ``[1000]`` float64.
-        clip_skip: 1 = the text encoder's last layer, 2 = the one before…
+        clip_skip: 1 = the text encoders' last layer, 2 = the one before…
     """
 
-    def __init__(self, state_dict: Mapping[str, Tensor], layout: Layout, clip_skip: int = 1):
+    def __init__(
+        self, state_dict: Mapping[str, Tensor], layout: Layout, clip_skip: int | None = None
+    ):
         """Fill the modules; an fp32 tensor of ``state_dict`` becomes a weight without a copy.
+
+        Args:
+            clip_skip: None: the family's own.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected or of the wrong shape.
+            ConfigError: ``clip_skip`` goes past the first layer.
         """
         self.layout = layout
-        self.clip_skip = clip_skip
-        self.unet = build(state_dict, layout, "unet")
-        self.text_encoder = build(state_dict, layout, "text_encoder")
-        self.vae = build(state_dict, layout, "vae")
+        self.family = family_of(layout)
+        self.clip_skip = self.family.clip_skip if clip_skip is None else clip_skip
+        names = ("unet", *self.family.paddings, "vae")
+        self.parts = {part: build(state_dict, layout, part) for part in names}
+        self.unet, self.vae = self.parts["unet"], self.parts["vae"]
+        self.text_encoders = {part: self.parts[part] for part in self.family.paddings}
+        self.prediction = layout.prediction
         self.alphas_cumprod = alphas_cumprod()
-        layers = layout.text_config["num_hidden_layers"]
-        if not 1 <= clip_skip <= layers:
-            raise ConfigError(f"clip_skip = {clip_skip}: this text encoder has {layers} layers")
+        if layout.zero_terminal_snr:
+            self.alphas_cumprod = zero_terminal_snr(self.alphas_cumprod)
+        first = 1 + self.family.unbuilt
+        layers = min(e.config.num_hidden_layers for e in self.text_encoders.values())
+        if not first <= self.clip_skip < first + layers:
+            raise ConfigError(
+                f"clip_skip = {self.clip_skip}: the text encoder of this {self.family.title} model"
+                f" has layers {first} to {first + layers - 1}, counted from its end"
+            )
 
     @property
     def timesteps(self) -> int:
@@ -48,13 +70,13 @@ class StableDiffusion:
         side = resolution // self.layout.downscale
         return (self.layout.unet_config["in_channels"], side, side)
 
-    def recompute_activations(self, text_encoder: bool) -> None:
-        """Gradient checkpointing of the UNet, and of the text encoder if it trains."""
+    def recompute_activations(self, text_encoders: bool) -> None:
+        """Gradient checkpointing of the UNet, and of the text encoders if they train."""
         self.unet.enable_gradient_checkpointing()
-        if text_encoder:
+        for encoder in self.text_encoders.values() if text_encoders else ():
             # transformers 5 renamed ``gradient_checkpointing_enable``
-            new = getattr(self.text_encoder, "activation_checkpointing_enable", None)
-            (new or self.text_encoder.gradient_checkpointing_enable)()
+            new = getattr(encoder, "activation_checkpointing_enable", None)
+            (new or encoder.gradient_checkpointing_enable)()
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,18 +100,28 @@ class StableDiffusion:
             latents = (latents - self.layout.vae_shift) * self.layout.vae_scale
         return self.vae.decode(latents).sample
 
-    def encode_prompts(self, tokens: Tensor) -> Tensor:
-        """Token ids ``[B, 77]`` → hidden states ``[B, 77, C]`` after the final layer norm."""
-        if self.clip_skip == 1:
-            return self.text_encoder(tokens).last_hidden_state
-        states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
-        # transformers 5.6 flattened CLIPTextModel: the norm moved up one level
-        inner = getattr(self.text_encoder, "text_model", self.text_encoder)
-        return inner.final_layer_norm(states[-self.clip_skip])
+    def encode_prompts(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
+        """From the text encoders as they are now, which are on ``device``."""
+        return encode(self.text_encoders, prompts, self.family, self.clip_skip, device)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """ε̂(x_t, t, c): ``[B, 4, h, w]``, ``[B]``, ``[B, 77, C]`` → ``[B, 4, h, w]``."""
-        return self.unet(noisy, timesteps, encoder_hidden_states=text).sample
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, time_ids: Tensor
+    ) -> Tensor:
+        """The UNet's answer, ε̂ or v̂, to ``[B, 4, h, w]`` at ``[B]``: ``[B, 4, h, w]``.
+
+        Args:
+            conditioning: of one prompt per row.
+            time_ids: ``[B, 6]``, see :class:`batch.Batch`; only SDXL's UNet looks at them.
+        """
+        added = None
+        if conditioning.pooled is not None:
+            added = {"text_embeds": conditioning.pooled, "time_ids": time_ids}
+        return self.unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=conditioning.states,
+            added_cond_kwargs=added,
+        ).sample
 
 
 @contextmanager

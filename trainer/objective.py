@@ -22,6 +22,16 @@ def alphas_cumprod(
     return torch.cumprod(1.0 - betas, dim=0)
 
 
+def zero_terminal_snr(acp: torch.Tensor) -> torch.Tensor:
+    """ᾱ_t shifted and scaled so that the last step holds no signal: ᾱ_T = 0, ᾱ_1 as before.
+
+    Lin et al. 2023 (Common Diffusion Noise Schedules and Sample Steps are Flawed), algorithm 1.
+    """
+    root = acp.sqrt()
+    first, last = root[0], root[-1]
+    return ((root - last) * first / (first - last)).square()
+
+
 def draw_row(
     shape: Sequence[int], timesteps: int, seed: int, row: int, is_class: bool
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -45,6 +55,23 @@ def add_noise(
     """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε with each row's own t (DDPM, eq. 4). All ``[B, C, h, w]``."""
     signal = acp[timesteps].view(-1, 1, 1, 1)
     return signal.sqrt().to(latents) * latents + (1.0 - signal).sqrt().to(latents) * noise
+
+
+def target(
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    acp: torch.Tensor,
+    prediction: str,
+) -> torch.Tensor:
+    """What the UNet should answer, ``[B, C, h, w]``.
+
+    "epsilon": ε. "v_prediction": v = √ᾱ_t ε − √(1−ᾱ_t) x_0 (Salimans & Ho 2022, appendix D).
+    """
+    if prediction == "epsilon":
+        return noise
+    signal = acp[timesteps].view(-1, 1, 1, 1)
+    return signal.sqrt().to(noise) * noise - (1.0 - signal).sqrt().to(noise) * latents
 
 
 def row_losses(

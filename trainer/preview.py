@@ -7,16 +7,21 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor
 
+from .conditioning import Conditioning
 from .images import to_image
 from .model import StableDiffusion, placed
 from .randomness import generator
-from .tokenizer import tokenize
 
 
-def scheduler(steps: int) -> DDIMScheduler:
-    """DDIM (Song et al. 2020) with Stable Diffusion's published sampling settings."""
+def scheduler(
+    steps: int, prediction: str = "epsilon", zero_terminal_snr: bool = False
+) -> DDIMScheduler:
+    """DDIM (Song et al. 2020) with Stable Diffusion's published sampling settings.
+
+    With zero terminal SNR it begins at the very last timestep, which alone is pure noise (Lin et
+    al. 2023, section 3.3).
+    """
     made = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -24,6 +29,9 @@ def scheduler(steps: int) -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type=prediction,
+        rescale_betas_zero_snr=zero_terminal_snr,
+        timestep_spacing="trailing" if zero_terminal_snr else "leading",
     )
     made.set_timesteps(steps)
     return made
@@ -32,8 +40,8 @@ def scheduler(steps: int) -> DDIMScheduler:
 @torch.no_grad()
 def sample(
     model: StableDiffusion,
-    text: Tensor,
-    empty: Tensor,
+    text: Conditioning,
+    empty: Conditioning,
     *,
     resolution: int,
     steps: int,
@@ -45,18 +53,21 @@ def sample(
     """One picture with classifier-free guidance, always from the same noise for the same seed.
 
     Args:
-        text, empty: hidden states ``[77, C]`` of the prompt and of the empty prompt.
+        text, empty: of the prompt and of the empty prompt.
     """
     noise = torch.randn(
         1, *model.latent_shape(resolution), generator=generator(seed, "preview")
     ).to(device)
-    ddim = scheduler(steps)
+    ddim = scheduler(steps, model.prediction, model.layout.zero_terminal_snr)
     latents = noise * ddim.init_noise_sigma
-    states = torch.stack([empty, text])
+    both = Conditioning.cat([empty, text])
+    side = float(resolution)
+    sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]] * 2, device=device)
     for t in ddim.timesteps:
         check_stop()
         timesteps = t.to(device).expand(2)
-        uncond, cond = model.predict(latents.expand(2, -1, -1, -1), timesteps, states).chunk(2)
+        answer = model.predict(latents.expand(2, -1, -1, -1), timesteps, both, sizes)
+        uncond, cond = answer.chunk(2)
         guided = uncond.float() + cfg * (cond.float() - uncond.float())
         latents = ddim.step(guided, t, latents).prev_sample
     with placed(model.vae, device), torch.autocast(device.type, enabled=False):
@@ -66,9 +77,10 @@ def sample(
 @torch.no_grad()
 def encode_for_preview(
     model: StableDiffusion, prompts: list[str], device: torch.device
-) -> list[Tensor]:
-    """Hidden states of each prompt from the text encoder as it is now, ``[77, C]`` each."""
-    return list(model.encode_prompts(tokenize(prompts).to(device)))
+) -> list[Conditioning]:
+    """Each prompt from the text encoders as they are now."""
+    encoded = model.encode_prompts(prompts, device)
+    return [encoded[row : row + 1] for row in range(len(prompts))]
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
+from .conditioning import Conditioning
 from .events import Listener, Note, Phase, Preview
 from .ladder import is_out_of_memory
 from .preview import encode_for_preview, sample, save_picture
@@ -62,8 +62,8 @@ class Previews:
         save_picture(image, path)
         self._listener(Preview(step, prompt, image, path))
 
-    def _texts(self, prompt: str) -> list[Tensor]:
-        """Hidden states of the prompt and of the empty one."""
+    def _texts(self, prompt: str) -> list[Conditioning]:
+        """The prompt and the empty one."""
         if self._p.texts is None:
             return encode_for_preview(self._p.model, [prompt, ""], self._p.device)
         return [self._p.texts[prompt], self._p.texts[""]]

@@ -10,6 +10,7 @@ from torch import Tensor
 from .cache import LatentCache, encode_texts
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
+from .conditioning import Conditioning
 from .config import Job
 from .dataset import PairedRows
 from .errors import TrainingError
@@ -30,7 +31,7 @@ class Prepared:
     """A run that is ready for its next step.
 
     Attributes:
-        texts: hidden states by prompt where the text encoder is frozen, else None.
+        texts: by prompt where the text encoders are frozen, else None.
         previews: prompts of the sample pictures.
         trained: what learns.
         folder: locked for this run.
@@ -45,7 +46,7 @@ class Prepared:
     model: StableDiffusion
     rows: PairedRows
     latents: LatentCache
-    texts: dict[str, Tensor] | None
+    texts: dict[str, Conditioning] | None
     previews: list[str]
     writer: CheckpointWriter
     folder: RunFolder
@@ -79,7 +80,7 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    parts = ["unet"] + ["text_encoder"] * job.config.trains_text_encoder
+    parts = ["unet"] + list(model.text_encoders) * job.config.trains_text_encoder
     trained = WholeParts(model, base, parts)
     _set_up_modules(model, trained, job)
     if start.state and not fits(start.state, trained.modules):
@@ -145,8 +146,8 @@ def _said(schedule: tuple[int, ...]) -> dict[str, str]:
 
 def _frozen_texts(
     job: Job, model: StableDiffusion, device: torch.device
-) -> dict[str, Tensor] | None:
-    """Hidden states of every prompt of the run if the text encoder does not train."""
+) -> dict[str, Conditioning] | None:
+    """Every prompt of the run if the text encoders do not train."""
     if job.config.trains_text_encoder:
         return None
     prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]

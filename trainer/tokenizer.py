@@ -67,13 +67,14 @@ def overflow(prompt: str) -> str:
     return "".join(encoding.tokens[room:]).replace("</w>", " ").strip()
 
 
-def tokenize(prompts: list[str]) -> torch.Tensor:
-    """Token ids, ``[len(prompts), 77]`` int64: start, text cut to 75, then end markers.
+def tokenize(prompts: list[str], padding: int = END) -> torch.Tensor:
+    """Token ids, ``[len(prompts), 77]`` int64: start, text cut to 75, end marker, padding.
 
-    Padding with the end marker is what SD 1.x was trained with and what the host samples with.
+    CLIP-L was trained with more end markers as padding (SD 1.x, SDXL), OpenCLIP with 0, which is
+    the token of "!" (SD 2.x, SDXL's second encoder); the host samples so, too.
     """
     rows = []
     for prompt in prompts:
         ids = _tokenizer().encode(prompt, add_special_tokens=False).ids[: MAX_TOKENS - 2]
-        rows.append([START, *ids, END] + [END] * (MAX_TOKENS - 2 - len(ids)))
+        rows.append([START, *ids, END] + [padding] * (MAX_TOKENS - 2 - len(ids)))
     return torch.tensor(rows, dtype=torch.int64).reshape(len(prompts), MAX_TOKENS)

@@ -39,7 +39,7 @@ class WholeParts:
             base: the dict that the model was built from. What trains is taken out of it, so that
                 no second copy stays in memory; the rest goes into the file as it is.
         """
-        self.modules: dict[str, nn.Module] = {part: getattr(model, part) for part in parts}
+        self.modules: dict[str, nn.Module] = {part: model.parts[part] for part in parts}
         self._layout = model.layout
         self._base = base
         # per part the names and shapes of its tensors in the base's file

@@ -44,6 +44,19 @@ class View:
         shown = ImageOps.mirror(shown) if self.mirrored else shown
         return torch.from_numpy(np.asarray(shown, dtype=np.float32).copy())[None]
 
+    def time_ids(self, original: tuple[int, int]) -> tuple[float, ...]:
+        """What SDXL is told of this view of a picture of ``original`` width and height.
+
+        (original height, original width, crop top, crop left, target height, target width); the
+        crop is in whole pixels of the scaled picture, which was mirrored before it (Podell et al.
+        2023, section 2.2; as diffusers' ``train_text_to_image_sdxl.py``).
+        """
+        (width, height), (w, h) = original, self.size
+        scale = max(w / width, h / height)
+        place = 1.0 - self.place if self.mirrored else self.place
+        left, top = round((width * scale - w) * place), round((height * scale - h) * self.place)
+        return tuple(map(float, (height, width, top, left, h, w)))
+
     def _fit(self, image: Image.Image, size: tuple[int, int], how: Image.Resampling) -> Image.Image:
         return ImageOps.fit(image, size, how, centering=(self.place, self.place))
 

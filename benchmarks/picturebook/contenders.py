@@ -34,7 +34,7 @@ class Material:
     def model(self, file: Path | None = None) -> StableDiffusion:
         tensors, _ = read_checkpoint(file or self.base)
         model = StableDiffusion(tensors, detect(tensors))
-        for module in (model.unet, model.text_encoder, model.vae):
+        for module in model.parts.values():
             module.to(self.device).eval()
         return model
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...trainer.conditioning import Conditioning
 from ...trainer.model import StableDiffusion
 from ...trainer.preview import scheduler
 from ...trainer.randomness import generator
-from ...trainer.tokenizer import tokenize
 
 BATCH = 8
 
@@ -30,25 +30,32 @@ def sample_all(
         [torch.randn(*shape, generator=generator(seed, "bench", n)) for n in range(len(prompts))]
     )
     distinct = list(dict.fromkeys(prompts)) + [""]
-    states = model.encode_prompts(tokenize(distinct).to(device))
+    states = model.encode_prompts(distinct, device)
     rows = torch.tensor([distinct.index(prompt) for prompt in prompts])
     parts = []
     for chosen in torch.arange(len(prompts)).split(BATCH):
-        text, empty = states[rows[chosen]], states[-1:].expand(len(chosen), -1, -1)
+        text, empty = states[rows[chosen]], states[[-1] * len(chosen)]
         latents = denoise(model, noise[chosen].to(device), text, empty, steps, cfg)
         parts.append(to_bytes(model.decode_latents(latents)))
     return torch.cat(parts)
 
 
 def denoise(
-    model: StableDiffusion, noise: Tensor, text: Tensor, empty: Tensor, steps: int, cfg: float
+    model: StableDiffusion,
+    noise: Tensor,
+    text: Conditioning,
+    empty: Conditioning,
+    steps: int,
+    cfg: float,
 ) -> Tensor:
     """DDIM with classifier-free guidance; ``empty`` is the other half of the batch."""
     ddim = scheduler(steps)
-    latents, states = noise * ddim.init_noise_sigma, torch.cat([empty, text])
+    latents, states = noise * ddim.init_noise_sigma, Conditioning.cat([empty, text])
+    sizes = torch.zeros(len(states), 6, device=noise.device)  # SD 1.x reads none
     for t in ddim.timesteps:
         times = t.to(noise.device).expand(2 * len(noise))
-        uncond, cond = model.predict(torch.cat([latents] * 2), times, states).float().chunk(2)
+        answer = model.predict(torch.cat([latents] * 2), times, states, sizes)
+        uncond, cond = answer.float().chunk(2)
         latents = ddim.step(uncond + cfg * (cond - uncond), t, latents).prev_sample
     return latents
 

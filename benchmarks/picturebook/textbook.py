@@ -18,7 +18,6 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ...trainer.model import StableDiffusion
-from ...trainer.tokenizer import tokenize
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def train_textbook(
     scheduler, unet = schedule(), model.unet.requires_grad_(True).train()
     g = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():
-        states = model.encode_prompts(tokenize(list(prompts)).to(device))
-    text = states.repeat_interleave(config.train_batch_size, 0)
+        text = model.encode_prompts(prompts, device)
+    text = text[torch.arange(2).repeat_interleave(config.train_batch_size)]
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay
     )
@@ -71,7 +70,8 @@ def train_textbook(
         latents = mean + deviation * torch.randn(mean.shape, generator=g).to(device)
         noise = torch.randn(latents.shape, generator=g).to(device)
         times = torch.randint(0, model.timesteps, (len(latents),), generator=g).to(device)
-        answer = model.predict(scheduler.add_noise(latents, noise, times), times, text)
+        noisy = scheduler.add_noise(latents, noise, times)
+        answer = model.predict(noisy, times, text, torch.zeros(len(noisy), 6, device=device))
         textbook_loss(answer, noise, config.prior_loss_weight).backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), config.max_grad_norm)
         optimizer.step()

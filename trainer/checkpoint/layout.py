@@ -53,6 +53,10 @@ class Layout:
     vae_shift: float = 0.0
     downscale: int = 8
     """Image pixels per latent pixel, in each direction."""
+    prediction: str = "epsilon"
+    """What the UNet answers with: "epsilon" or "v_prediction"."""
+    zero_terminal_snr: bool = False
+    """Whether the noise schedule ends in pure noise."""
 
     @property
     def parts(self) -> tuple[str, ...]:
