@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
+from ..trainer.captions import PROMPT, SOURCES
 from ..trainer.config import ConfigError, Photo, background
 from ..trainer.image_set import ImageSet, read_folder
 from ..trainer.images import ImageError, check_photo, pixel_digest, save_png
@@ -69,6 +70,17 @@ class DreamBoothInstanceImages(io.ComfyNode):
                         " #ff8800; or mask: they keep their colour and hardly count."
                     ),
                 ),
+                io.Combo.Input(
+                    "caption_source",
+                    options=list(SOURCES),
+                    default="prompt",
+                    optional=True,
+                    tooltip=(
+                        "What a photo's text is: the concept's prompt; the file beside it (dog.txt"
+                        " or dog.caption of dog.jpg); or the prompt and the file, one after the"
+                        " other."
+                    ),
+                ),
             ],
             outputs=[
                 Images.Output("images_out", display_name="images"),
@@ -112,15 +124,22 @@ class DreamBoothInstanceImages(io.ComfyNode):
         images: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         transparent: str = "white",
+        caption_source: str = PROMPT,
     ) -> io.NodeOutput:
+        if caption_source not in SOURCES:  # older hosts let any text through in a choice
+            raise ConfigError(f"caption_source = {caption_source!r}: choose {', '.join(SOURCES)}")
         if images is not None:
+            if caption_source != PROMPT:
+                raise ImageError("pictures on a wire have no caption files: choose prompt")
             found = store_batch(images, mask, host.output_folder() / "intake")
         elif mask is not None:
             raise ImageError("a mask without images: wire the pictures that it belongs to, too")
         else:
             if folder == NO_FOLDER and not path.strip():
                 raise ImageError("no photos: make a folder with photos under ComfyUI's input")
-            found = read_folder(host.resolve(path if path.strip() else folder), transparent)
+            found = read_folder(
+                host.resolve(path if path.strip() else folder), transparent, caption_source
+            )
         preview = preview_batch(found.photos)
         host.say(cls.hidden.unique_id, found.report())
         return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))

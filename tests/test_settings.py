@@ -99,10 +99,13 @@ FLIPS: dict[str, tuple[dict, Check]] = {
         ),
     ),
     "data.flip": ({"data": DataConfig(flip=True)}, other_unet),
+    "data.caption_dropout": ({"data": DataConfig(caption_dropout=1.0)}, other_unet),
     "data.crops": ({"data": DataConfig(crops=3)}, other_unet),
     "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
 }
 ELSEWHERE = {
+    "data.keep_tags",
+    "data.shuffle_tags",
     "data.unmasked_weight",
     "keep",
     "optimizer",

@@ -1,4 +1,4 @@
-"""What is computed once: the photos' latents (as a posterior) and, if frozen, the text states."""
+"""What is computed once of the photos: their latents, as a posterior, and their masks."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .conditioning import Conditioning
 from .config import Photo
 from .images import pixel_digest, read_photo, to_tensor
 from .model import StableDiffusion, placed
@@ -117,14 +116,3 @@ def _write(file: Path, mean: Tensor, std: Tensor) -> None:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def encode_texts(
-    model: StableDiffusion, prompts: Iterable[str], device: torch.device
-) -> dict[str, Conditioning]:
-    """Each distinct prompt by itself, from the frozen text encoders."""
-    distinct = list(dict.fromkeys(prompts))
-    with contextlib.ExitStack() as stack, torch.no_grad():
-        for encoder in model.text_encoders.values():
-            stack.enter_context(placed(encoder, device))
-        return {prompt: model.encode_prompts([prompt], device) for prompt in distinct}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import provenance
+from .captions import Texts
 from .checkpoint import (
     TITLES,
     Layout,
@@ -25,6 +26,8 @@ from .optim import check_optimizer
 from .precision import check_attention, resolve_precision
 from .tokenizer import overflow
 from .views import Frames
+
+_NAMED = 5  # of many prompts that are too long
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Plan:
         config = self.job.config
         sizes = {photo: (file.width, file.height) for photo, file in self.files.items()}
         frames = Frames(config.resolution, config.seed, config.data, sizes)
-        return PairedRows(self.job.concepts, config.seed, frames)
+        texts = Texts(config.seed, config.data)
+        return PairedRows(self.job.concepts, config.seed, frames, texts)
 
 
 def check(
@@ -98,10 +102,15 @@ def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
 
 
 def _check_prompts(job: Job, listener: Listener) -> None:
-    prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
-    for prompt in dict.fromkeys([*prompts, job.config.preview_prompt]):
-        if cut := overflow(prompt):
-            listener(Note(f"the prompt {prompt!r} is longer than 77 tokens: {cut!r} is cut off"))
+    prompts = [p for c in job.concepts for p in (*c.texts, c.class_prompt)]
+    long = [p for p in dict.fromkeys([*prompts, job.config.preview_prompt]) if overflow(p)]
+    for prompt in long[:_NAMED]:
+        said = f"{overflow(prompt)!r} is cut off"
+        listener(Note(f"the prompt {prompt!r} is longer than 77 tokens: {said}"))
+    if len(long) > _NAMED:
+        listener(Note(f"{len(long) - _NAMED} more prompts are longer than 77 tokens"))
+    if job.config.data.shuffle_tags and not any(c.captions for c in job.concepts):
+        listener(Note("shuffle_tags does nothing: no concept has captions from files"))
 
 
 def _read_pictures(

@@ -4,9 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .captions import instance_texts, names
 from .config import Concept, ConfigError, check_text, shown
 from .image_set import ImageSet, read_folder
 from .tokenizer import overflow, pieces
+
+MAX_SHOWN = 40  # texts of photos in a report
 
 
 def make_concept(
@@ -35,23 +38,31 @@ def make_concept(
     if not class_noun:
         raise ConfigError("class_noun is empty: say what the subject is, such as dog")
     instance_prompt = instance_prompt.strip() or f"a photo of {identifier} {class_noun}"
-    if identifier.lower() not in instance_prompt.lower():
+    if not names(instance_prompt, identifier):
         raise ConfigError(
             f"the instance prompt {shown(instance_prompt)} does not hold the identifier"
             f" {shown(identifier)}: without it the photos would redefine the class itself"
         )
     if cut := overflow(instance_prompt):
         kept = instance_prompt[: -len(cut)] if instance_prompt.endswith(cut) else ""
-        if kept and identifier.lower() not in kept.lower():
+        if kept and not names(kept, identifier):
             raise ConfigError(
                 f"the identifier {shown(identifier)} is beyond the 77 tokens that count"
             )
+    captions = instance_texts(
+        instance_images.captions,
+        instance_images.caption_source,
+        instance_prompt,
+        identifier,
+        class_noun,
+    )
     class_prompt = class_prompt.strip() or (class_images.prompt if class_images else "")
     return Concept(
         instance_prompt=instance_prompt,
         instance_images=instance_images.paths,
         transparent=instance_images.transparent,
         masks=instance_images.masks,
+        captions=captions,
         class_prompt=class_prompt or f"a photo of a {class_noun}",
         class_images=class_images.paths if class_images else (),
         class_transparent=class_images.transparent if class_images else "white",
@@ -140,6 +151,7 @@ def report(concepts: Sequence[Concept]) -> str:
     lines = []
     for concept in concepts:
         lines.append(f"{len(concept.instance_images)} photos: {concept.instance_prompt!r}")
+        lines += _captions(concept)
         said = [piece.replace("</w>", "") for piece in pieces(concept.identifier)]
         tokens = "1 token" if len(said) == 1 else f"{len(said)} tokens"
         lines.append(f"  {concept.identifier!r} is read as {tokens}: {' + '.join(said)}")
@@ -152,7 +164,15 @@ def report(concepts: Sequence[Concept]) -> str:
             )
         else:
             lines.append("  no prior preservation: the class may turn into your subject")
-        for prompt in (concept.instance_prompt, concept.class_prompt):
+        for prompt in dict.fromkeys((*concept.texts, concept.class_prompt)):
             if cut := overflow(prompt):
                 lines.append(f"  warning: longer than 77 tokens, {cut!r} is cut off: {prompt!r}")
     return "\n".join(lines)
+
+
+def _captions(concept: Concept) -> list[str]:
+    """The text of each photo."""
+    pairs = zip(concept.instance_images, concept.captions, strict=False)
+    lines = [f"  {Path(path).name}: {text!r}" for path, text in pairs]
+    more = [f"  and {len(lines) - MAX_SHOWN} more"] if len(lines) > MAX_SHOWN else []
+    return lines[:MAX_SHOWN] + more

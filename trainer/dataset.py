@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
+from .captions import Texts
 from .config import Concept
 from .randomness import permutation
 from .views import Frames, View
@@ -31,11 +32,14 @@ class PairedRows:
     ``DreamBoothDataset`` repeats the same pairs, and leaves out class images past an epoch).
     """
 
-    def __init__(self, concepts: Sequence[Concept], seed: int, frames: Frames) -> None:
+    def __init__(
+        self, concepts: Sequence[Concept], seed: int, frames: Frames, texts: Texts | None = None
+    ) -> None:
         self._concepts = tuple(concepts)
         self._photos = [(c.photos, c.class_photos) for c in self._concepts]
         self._seed = seed
         self._frames = frames
+        self._texts = texts or Texts()
         sizes = [len(c.instance_images) * c.repeats for c in self._concepts]
         self._ends = list(accumulate(sizes))
         self._sizes = sizes
@@ -67,9 +71,10 @@ class PairedRows:
         """The instance row at ``position``, counted over the whole run from 0."""
         number, index, _ = self._locate(position)
         concept = self._concepts[number]
-        photo = self._photos[number][0][index // concept.repeats]
-        view = self._frames.instance(photo, position)
-        return Row(view, concept.instance_prompt, 1.0, is_class=False)
+        image = index // concept.repeats
+        view = self._frames.instance(self._photos[number][0][image], position)
+        text = self._texts.instance(concept, image, position)
+        return Row(view, text, 1.0, is_class=False)
 
     def class_(self, position: int) -> Row | None:
         """The class row that joins the instance row at ``position``; None without a prior."""
@@ -80,7 +85,12 @@ class PairedRows:
         turn, place = divmod(draw, len(concept.class_images))
         photo = self._photos[number][1][self._class_order(number, turn)[place]]
         view = self._frames.class_(photo)
-        return Row(view, concept.class_prompt, concept.prior_weight, is_class=True)
+        text = self._texts.class_(concept, position)
+        return Row(view, text, concept.prior_weight, is_class=True)
+
+    def texts(self) -> list[str]:
+        """Every text of the run that is known before it, once, in order."""
+        return list(dict.fromkeys(t for c in self._concepts for t in self._texts.fixed(c)))
 
     def views(self) -> list[View]:
         """Every view that a row of the run can have, once, in order."""

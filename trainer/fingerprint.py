@@ -54,6 +54,8 @@ def _concept(concept: Concept, files: dict[Photo, ImageFile]) -> dict[str, Any]:
         "instance images": [files[photo].digest for photo in concept.photos],
         "repeats": concept.repeats,
     }
+    if concept.captions:
+        values["captions"] = list(concept.captions)
     if concept.has_prior:
         values |= {
             "class_prompt": concept.class_prompt,
@@ -87,9 +89,10 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         one, other = old.get(name), new.get(name)
         if one == other:
             continue
-        if name.endswith("images"):
+        if name.endswith("images") or name == "captions":
             one, other = len(one or ()), len(other or ())
-            said.append(f"{name} {one} → {other}" if one != other else f"{name}: pictures changed")
+            what = "texts" if name == "captions" else "pictures"
+            said.append(f"{name} {one} → {other}" if one != other else f"{name}: {what} changed")
         else:
             said.append(f"{name} {_shown(one)} → {_shown(other)}")
     return said

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from .captions import ENDINGS, PROMPT, Caption, caption_file, read_caption
 from .config import Photo
 from .images import ImageError, ImageFile, check_photo
 
@@ -20,12 +21,18 @@ class ImageSet:
     Attributes:
         prompt: set for class images: the text that made them.
         transparent: see :func:`config.background`.
+        caption_source: one of :data:`captions.SOURCES`.
+        captions: what each picture's file says, "" where there is none; empty: none were read.
+        remarks: what is odd about captions.
     """
 
     files: tuple[ImageFile, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     prompt: str = ""
     transparent: str = "white"
+    caption_source: str = PROMPT
+    captions: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -56,6 +63,9 @@ class ImageSet:
         lines = [f"{len(self.files)} images" + (f" ({shapes})" if sizes else "")]
         if masked := sum(file.masked for file in self.files):
             lines.append(f"{masked} with a mask: what is black in it counts little")
+        if self.caption_source != PROMPT:
+            lines.append(f"{sum(map(bool, self.captions))} with a caption")
+        lines += self.remarks
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped]
         lines += [f"the same picture: {', '.join(names)}" for names in self.duplicates]
         return "\n".join(lines)
@@ -75,6 +85,8 @@ def list_images(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
         elif path.suffix.lower() in HEIF and not _reads_heif():
             reason = "HEIC needs the package pillow-heif: install it, or save the photo as JPEG"
             skipped.append((path.name, reason))
+        elif path.suffix.lower() in ENDINGS:
+            skipped.append((path.name, "a text: caption_source says whether captions are read"))
         elif path.suffix.lower() not in SUFFIXES | HEIF:
             skipped.append((path.name, f"not a picture ({path.suffix or 'no ending'})"))
         elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
@@ -104,13 +116,30 @@ def _is_mask(path: Path) -> bool:
     return path.stem.endswith(MASK_ENDING) and path.stem != MASK_ENDING
 
 
-def read_folder(folder: Path, transparent: str = "white") -> ImageSet:
+def _read_captions(photos: list[Path]) -> tuple[tuple[str, ...], list[str], set[str]]:
+    """Of each photo its text; what is odd; the names of the files that were read."""
+    texts, remarks, names = [], [], set()
+    for photo in photos:
+        path = caption_file(photo)
+        caption = read_caption(path) if path else Caption()
+        texts.append(caption.text)
+        if path is None:
+            remarks.append(f"{photo.name} has no caption: it trains with the concept's prompt")
+        else:
+            names.add(path.name)
+            if caption.remark:
+                remarks.append(f"{path.name} {caption.remark}")
+    return tuple(texts), remarks, names
+
+
+def read_folder(folder: Path, transparent: str = "white", caption_source: str = PROMPT) -> ImageSet:
     """Read every picture of a folder once; a bad one is skipped and named.
 
     A mask lies beside its photo: ``dog-masklabel.png`` of ``dog.jpg``.
 
     Args:
         transparent: see :func:`config.background`.
+        caption_source: one of :data:`captions.SOURCES`.
 
     Raises:
         ImageError: no such folder, or nothing in it can be used.
@@ -130,4 +159,16 @@ def read_folder(folder: Path, transparent: str = "white") -> ImageSet:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
         detail = f" Skipped: {reasons}" if reasons else " It is empty."
         raise ImageError(f"no usable picture in {str(folder)!r}.{detail}")
-    return ImageSet(tuple(files), tuple(skipped), transparent=transparent)
+    captions: tuple[str, ...] = ()
+    remarks: list[str] = []
+    if caption_source != PROMPT:
+        captions, remarks, used = _read_captions([Path(file.path) for file in files])
+        skipped = [entry for entry in skipped if entry[0] not in used]
+    return ImageSet(
+        tuple(files),
+        tuple(skipped),
+        transparent=transparent,
+        caption_source=caption_source,
+        captions=captions,
+        remarks=tuple(remarks),
+    )

@@ -23,6 +23,7 @@ def dataset_digest(concepts: Iterable[Concept], files: dict[Photo, ImageFile]) -
         pixels = [files[photo].digest for photo in concept.photos]
         pixels += ["class:", *(files[photo].digest for photo in classes)]
         text = [concept.instance_prompt, concept.class_prompt, concept.prior_weight]
+        text += concept.captions
         digest.update(json.dumps([text, concept.repeats, pixels]).encode())
     return digest.hexdigest()
 

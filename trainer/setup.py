@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .cache import LatentCache, encode_texts
+from .cache import LatentCache
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
-from .conditioning import Conditioning
 from .config import Job
 from .dataset import PairedRows
 from .errors import TrainingError
@@ -20,6 +19,7 @@ from .model import StableDiffusion
 from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
+from .texts import FrozenTexts
 from .trainable import Trainable, WholeParts
 from .training_state import STATE_BYTES, SavedState, fits, learning
 
@@ -46,7 +46,7 @@ class Prepared:
     model: StableDiffusion
     rows: PairedRows
     latents: LatentCache
-    texts: dict[str, Conditioning] | None
+    texts: FrozenTexts | None
     previews: list[str]
     writer: CheckpointWriter
     folder: RunFolder
@@ -109,7 +109,7 @@ def prepare(
         ) from error
     for path in latents.unseen_masks():
         listener(Note(f"{Path(path).name}: a cut holds nothing of the white part of its mask"))
-    texts = _frozen_texts(job, model, plan.device)
+    texts = _frozen_texts(job, rows, model, plan.device)
     sums = None
     if not start.state:
         sums = rehearse(writer, trained.tensors(), Path(job.runs), load, listener)
@@ -145,13 +145,12 @@ def _said(schedule: tuple[int, ...]) -> dict[str, str]:
 
 
 def _frozen_texts(
-    job: Job, model: StableDiffusion, device: torch.device
-) -> dict[str, Conditioning] | None:
-    """Every prompt of the run if the text encoders do not train."""
+    job: Job, rows: PairedRows, model: StableDiffusion, device: torch.device
+) -> FrozenTexts | None:
+    """The run's prompts if the text encoders do not train."""
     if job.config.trains_text_encoder:
         return None
-    prompts = [p for c in job.concepts for p in (c.instance_prompt, c.class_prompt)]
-    return encode_texts(model, [*prompts, *_preview_prompts(job), ""], device)
+    return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
 
 
 def _check_disk(

@@ -28,5 +28,18 @@ class DataConfig:
         step=0.05,
     )
 
+    shuffle_tags: bool = option(
+        False, "Of caption files: put the parts between commas into another order each time."
+    )
+    keep_tags: int = option(1, "Of shuffle_tags: so many parts stay in front.", min=0, max=75)
+    caption_dropout: float = option(
+        0.0,
+        "How often a row trains without any text, which keeps guidance alive in long runs. 0.05 to"
+        " 0.1 are usual.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
+
     def __post_init__(self) -> None:
         check_options(self)

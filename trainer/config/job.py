@@ -22,6 +22,7 @@ class Concept:
         transparent: what lies under the photos' transparent pixels, see :func:`background`.
         class_transparent: the same of the class images; they have no masks.
         masks: a file per photo, or "" where all of it counts; empty: no photo has one.
+        captions: a text per photo, which it trains with; empty: all have the instance prompt.
     """
 
     instance_prompt: str
@@ -39,14 +40,16 @@ class Concept:
     transparent: str = "white"
     class_transparent: str = "white"
     masks: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_options(self)
         check_text("instance_prompt", self.instance_prompt)
         check_text("class_prompt", self.class_prompt)
-        _check_paths("instance_images", self.instance_images)
-        _check_paths("class_images", self.class_images)
-        _check_paths("masks", self.masks)
+        _check_texts("instance_images", self.instance_images)
+        _check_texts("class_images", self.class_images)
+        _check_texts("masks", self.masks)
+        _check_texts("captions", self.captions)
         background(self.transparent), background(self.class_transparent)
         if not self.instance_prompt.strip():
             raise ConfigError("instance_prompt is empty: name the subject, as in 'a zwx dog'")
@@ -57,11 +60,12 @@ class Concept:
                 f"concept {shown(self.instance_prompt)} has class images but no class_prompt:"
                 " say what they show, as in 'a dog'"
             )
-        if self.masks and len(self.masks) != len(self.instance_images):
-            raise ConfigError(
-                f"concept {shown(self.instance_prompt)} has {len(self.masks)} masks for"
-                f" {len(self.instance_images)} photos: give one for each, or none"
-            )
+        for name, given in (("masks", self.masks), ("captions", self.captions)):
+            if given and len(given) != len(self.instance_images):
+                raise ConfigError(
+                    f"concept {shown(self.instance_prompt)} has {len(given)} {name} for"
+                    f" {len(self.instance_images)} photos: give one for each, or none"
+                )
 
     @property
     def photos(self) -> tuple[Photo, ...]:
@@ -69,6 +73,11 @@ class Concept:
         masks = self.masks or ("",) * len(self.instance_images)
         pairs = zip(self.instance_images, masks, strict=True)
         return tuple(Photo(path, self.transparent, mask) for path, mask in pairs)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each instance image trains with."""
+        return self.captions or (self.instance_prompt,) * len(self.instance_images)
 
     @property
     def class_photos(self) -> tuple[Photo, ...]:
@@ -147,8 +156,8 @@ class Job:
             raise ConfigError(f"the job is not JSON: {error}") from error
 
 
-def _check_paths(name: str, paths: object) -> None:
-    if not isinstance(paths, (tuple, list)):
-        raise ConfigError(f"{name} = {shown(paths)}: expected a list of files")
-    for path in paths:
-        check_text(name, path)
+def _check_texts(name: str, texts: object) -> None:
+    if not isinstance(texts, (tuple, list)):
+        raise ConfigError(f"{name} = {shown(texts)}: expected a list of texts")
+    for text in texts:
+        check_text(name, text)
