@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent
 OPTIONAL = {
     "bitsandbytes": "for optimizer = adamw8bit; adamw needs nothing",
     "xformers": "for attention = xformers; sdpa needs nothing",
+    "peft": "for a LoRA; training all weights needs nothing",
 }
 ANSWER = "dreambooth-probe "  # begins a child's lines that are meant for us
 PATIENCE = 300  # seconds for one child
@@ -229,12 +230,31 @@ def probe_xformers() -> dict[str, Any]:
     return {}
 
 
+def probe_peft() -> dict[str, Any]:
+    """A LoRA's gradient."""
+    import torch
+
+    from trainer.packages import check_peft
+
+    check_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    device = find_device()[0]
+    net = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), net)
+    net.to(device)(torch.ones(1, 8, device=device)).sum().backward()
+    if not any(p.grad is not None for p in net.parameters() if p.requires_grad):
+        raise RuntimeError("a LoRA made with it does not learn; train all weights instead")
+    return {}
+
+
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "device": probe_device,
     "import": probe_import,
     "precision": probe_precision,
     "bitsandbytes": probe_bitsandbytes,
     "xformers": probe_xformers,
+    "peft": probe_peft,
 }
 
 

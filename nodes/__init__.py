@@ -6,6 +6,7 @@ from .class_images import DreamBoothClassImages
 from .concept import DreamBoothConcept, DreamBoothConceptsFile
 from .data import DreamBoothData
 from .images import DreamBoothInstanceImages
+from .lora import DreamBoothLora
 from .settings import DreamBoothSettings
 from .train import DreamBoothTrain
 
@@ -17,6 +18,7 @@ NODES: list[type[io.ComfyNode]] = [
     DreamBoothSettings,
     DreamBoothData,
     DreamBoothTrain,
+    DreamBoothLora,
 ]
 
 

@@ -30,8 +30,9 @@ class DreamBoothTrain(io.ComfyNode):
             display_name="DreamBooth Train",
             category=CATEGORY,
             description=(
-                "Trains the wired model on your concepts, writes a checkpoint that every loader"
-                " reads, and hands on the trained model in the same queue. Cancel stops within a"
+                "Trains the wired model on your concepts, writes a checkpoint or a LoRA that every"
+                " loader reads, and hands on the trained model in the same queue. Cancel stops"
+                " within a"
                 " step and keeps the finished ones: queue again, and it goes on."
             ),
             search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
@@ -44,7 +45,7 @@ class DreamBoothTrain(io.ComfyNode):
                     "name",
                     default="my_dreambooth",
                     tooltip=(
-                        "Of the checkpoint. The same run under the same name goes on, or is handed"
+                        "Of the file. The same run under the same name goes on, or is handed"
                         " over if it is finished; another one gets a number."
                     ),
                 ),
@@ -64,9 +65,16 @@ class DreamBoothTrain(io.ComfyNode):
                 io.Clip.Output("clip_out", display_name="CLIP"),
                 io.Vae.Output("vae_out", display_name="VAE"),
                 io.AnyType.Output(
-                    "ckpt_name", display_name="ckpt_name", tooltip="For any Load Checkpoint."
+                    "ckpt_name",
+                    display_name="ckpt_name",
+                    tooltip="For any Load Checkpoint; empty if a LoRA was trained.",
                 ),
                 Run.Output("run", display_name="run", tooltip="Where the run is, for later nodes."),
+                io.AnyType.Output(
+                    "lora_name",
+                    display_name="lora_name",
+                    tooltip="For any Load LoRA; empty unless a LoRA was trained.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,
@@ -98,7 +106,9 @@ class DreamBoothTrain(io.ComfyNode):
         from ..trainer.loop import train  # not at the top: the pack loads without its packages
 
         node_id = cls.hidden.unique_id or ""
-        reporter = Reporter(host.Progress(node_id))
+        config = settings or TrainConfig()
+        is_lora = config.lora.is_on
+        reporter = Reporter(host.Progress(node_id), "LoRA" if is_lora else "checkpoint")
         check_name(name.strip())
         weights = host.take_weights(model, clip, vae)
         reporter.notes.append(f"trained from {weights.held_as}, as this ComfyUI holds them")
@@ -107,15 +117,18 @@ class DreamBoothTrain(io.ComfyNode):
             base=host.find_checkpoint(cls.hidden.prompt, node_id),
             clip_skip=weights.clip_skip,
             concepts=tuple(concepts),
-            config=settings or TrainConfig(),
-            checkpoints=str(host.checkpoint_folder()),
+            config=config,
+            checkpoints=str(host.lora_folder() if is_lora else host.checkpoint_folder()),
             runs=str(host.output_folder()),
             cache=str(host.output_folder() / "cache"),
         )
 
         def load(path: Path) -> None:
             with reporter.progress.interrupt_kept():
-                host.try_checkpoint(path, weights.clip_layer)
+                if is_lora:
+                    host.try_lora(path, model, clip, vae)
+                else:
+                    host.try_checkpoint(path, weights.clip_layer)
 
         with host.card_to_ourselves():
             result = train(
@@ -131,13 +144,18 @@ class DreamBoothTrain(io.ComfyNode):
         if result.checkpoint is None or result.folder is None:
             raise RuntimeError("the run ended without a checkpoint")
         reporter.progress.say("loading the trained model", always=True)
-        loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
+        if is_lora:
+            loaded = (*host.load_lora(result.checkpoint, model, clip), vae)
+        else:
+            loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
+        file = host.result_name(result.checkpoint)
         text = reporter.summary(result)
         reporter.progress.say(text, always=True)
         return io.NodeOutput(
             *loaded,
-            host.checkpoint_name(result.checkpoint),
+            "" if is_lora else file,
             result,
+            file if is_lora else "",
             ui=_last_pictures(result.folder) | ui.PreviewText(text).as_dict(),
         )
 
@@ -155,6 +173,7 @@ class Reporter:
     """The trainer's events as the node's bar, line and picture."""
 
     progress: host.Progress
+    kind: str
     notes: list[str] = dataclasses.field(default_factory=list)
     last: Step | None = None
 
@@ -180,7 +199,7 @@ class Reporter:
         pace = f"{result.steps} steps in {_clock(result.seconds)}"
         if result.reused:
             pace = f"handed over, finished earlier with {pace}"
-        lines = [f"{result.name}: {pace}", f"checkpoint: {result.checkpoint}"]
+        lines = [f"{result.name}: {pace}", f"{self.kind}: {result.checkpoint}"]
         return "\n".join([*lines, *self.notes])
 
 

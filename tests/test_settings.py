@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer.config import ConfigError, DataConfig, TrainConfig, flat, option_fields
+from pack.trainer.config import (
+    ConfigError,
+    DataConfig,
+    Job,
+    LoraConfig,
+    TrainConfig,
+    flat,
+    option_fields,
+)
 from pack.trainer.events import Phase, Preview, Saved, Step
-from toy import Run, make_job, run, same
+from toy import Run, make_concept, make_job, run, same
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
 BASE = {"steps": 2, "preview_every": 2, "preview_steps": 2, "text_encoder_learning_rate": 1e-3}
@@ -113,11 +121,26 @@ ELSEWHERE = {
     "gradient_checkpointing",
     "channels_last",
 }
+LORA = {**BASE, "text_encoder_learning_rate": 1e-2, "learning_rate": 1e-2}
+LORA_FLIPS: dict[str, tuple[dict, Check]] = {
+    "lora.kind": ({"kind": "dora"}, lambda a, b: any("dora_scale" in name for name in b.tensors)),
+    "lora.rank": (
+        {"rank": 3},
+        lambda a, b: {len(t) for k, t in b.tensors.items() if "lora_down" in k} == {3},
+    ),
+    "lora.alpha": ({"alpha": 1.0}, lambda a, b: other_ups(a, b)),
+    "lora.dropout": ({"dropout": 0.5}, lambda a, b: other_ups(a, b)),
+    "lora.layers": ({"layers": "attention"}, lambda a, b: len(b.tensors) < len(a.tensors)),
+    "lora.prior_without_images": (
+        {"prior_without_images": True},
+        lambda a, b: b.of(Step)[1].class_loss > 0 and other_ups(a, b),
+    ),
+}
 
 
 def test_no_setting_is_forgotten() -> None:
     names = {name for name, _ in option_fields(TrainConfig)}
-    assert names == set(FLIPS) | ELSEWHERE
+    assert names == set(FLIPS) | set(LORA_FLIPS) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", FLIPS)
@@ -126,6 +149,30 @@ def test_flip(tmp_path: Path, plain: Run, name: str) -> None:
     job = make_job(tmp_path, **{**BASE, **values})
     assert flat(job.config)[name] != flat(TrainConfig(**BASE))[name]
     assert acts(plain, run(job))
+
+
+@pytest.fixture(scope="module")
+def plain_lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(lora_job(tmp_path_factory.mktemp("lora")))
+
+
+def lora_job(folder: Path, **lora: object) -> Job:
+    concepts = (make_concept(folder / "pictures", classes=0),)
+    return make_job(folder, concepts, **LORA, lora=LoraConfig(**{"kind": "lora", **lora}))
+
+
+def other_ups(a: Run, b: Run) -> bool:
+    """The same layers and sizes, other values."""
+    ups = [{k: t for k, t in r.tensors.items() if "lora_up" in k} for r in (a, b)]
+    return not same(*ups)
+
+
+@pytest.mark.parametrize("name", LORA_FLIPS)
+def test_flip_of_a_lora(tmp_path: Path, plain_lora: Run, name: str) -> None:
+    values, acts = LORA_FLIPS[name]
+    job = lora_job(tmp_path, **values)
+    assert flat(job.config)[name] != flat(lora_job(tmp_path / "plain").config)[name]
+    assert acts(plain_lora, run(job))
 
 
 def test_flip_keep(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ class Batch:
         timesteps: ``[B]`` int64.
         weights: ``[B]`` fp32; 1 for an instance row, λ for a class row.
         is_class: ``[B]`` bool.
+        taught: ``[B]`` bool; rows whose target is what the base predicts.
+        positions: of each row in the run; a class row has its partner's.
         prompts: one per row.
         time_ids: ``[B, 6]`` fp32, each row's own image in pixels, SDXL's micro-conditioning:
             (original height, original width, crop top, crop left, target height, target width).
@@ -30,6 +32,8 @@ class Batch:
     timesteps: Tensor
     weights: Tensor
     is_class: Tensor
+    taught: Tensor
+    positions: list[int]
     prompts: list[str]
     time_ids: Tensor
     masks: Tensor | None = None
@@ -43,6 +47,8 @@ class Batch:
             self.timesteps[rows],
             self.weights[rows],
             self.is_class[rows],
+            self.taught[rows],
+            [position for position, keep in zip(self.positions, chosen, strict=True) if keep],
             [prompt for prompt, keep in zip(self.prompts, chosen, strict=True) if keep],
             self.time_ids[rows],
             None if self.masks is None else self.masks[rows],
@@ -75,6 +81,8 @@ def make_batch(
         timesteps=torch.tensor(times, device=device),
         weights=torch.tensor([row.weight for _, row in drawn], device=device),
         is_class=torch.tensor([row.is_class for _, row in drawn], device=device),
+        taught=torch.tensor([row.taught for _, row in drawn], device=device),
+        positions=[position for position, _ in drawn],
         prompts=[row.prompt for _, row in drawn],
         time_ids=torch.tensor([latents.time_ids(row.view) for _, row in drawn], device=device),
         masks=_masks([row for _, row in drawn], latents, device),

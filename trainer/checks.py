@@ -16,13 +16,14 @@ from .checkpoint import (
     detect,
     weights_digest,
 )
-from .config import Concept, Job, Photo
+from .config import Concept, ConfigError, Job, Photo
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
 from .fingerprint import Fingerprint, take_fingerprint
 from .images import ImageError, ImageFile, check_photo
 from .names import check_name
 from .optim import check_optimizer
+from .packages import check_peft, do_without_broken_peft
 from .precision import check_attention, resolve_precision
 from .tokenizer import overflow
 from .views import Frames
@@ -55,7 +56,8 @@ class Plan:
         sizes = {photo: (file.width, file.height) for photo, file in self.files.items()}
         frames = Frames(config.resolution, config.seed, config.data, sizes)
         texts = Texts(config.seed, config.data)
-        return PairedRows(self.job.concepts, config.seed, frames, texts)
+        taught = config.lora.prior_without_images
+        return PairedRows(self.job.concepts, config.seed, frames, texts, taught)
 
 
 def check(
@@ -74,6 +76,7 @@ def check(
     precision = resolve_precision(job.config.precision, device)
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
+    _check_lora(job)
     layout = detect(base)
     if layout.family != "sd1":
         raise UnsupportedModel(
@@ -99,6 +102,24 @@ def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
     if job.base_digest and job.base_digest != digest:
         listener(Note("the base's weights are not those of the recorded run: the result differs"))
     return replace(job, base_digest=digest)
+
+
+def _check_lora(job: Job) -> None:
+    """A LoRA needs peft, and a prior that the base gives needs a prompt of the class.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    if not job.config.lora.is_on:
+        do_without_broken_peft()
+        return
+    check_peft()
+    for concept in job.concepts if job.config.lora.prior_without_images else ():
+        if concept.lacks_class_images and not concept.class_prompt.strip():
+            raise ConfigError(
+                f"prior_without_images: concept {concept.instance_prompt!r} has no class_prompt;"
+                " say what the class is, as in 'a dog'"
+            )
 
 
 def _check_prompts(job: Job, listener: Listener) -> None:

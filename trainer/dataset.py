@@ -14,12 +14,17 @@ from .views import Frames, View
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a batch, with the text and the weight it trains with."""
+    """One image of a batch, with the text and the weight it trains with.
+
+    Attributes:
+        taught: its target is what the base predicts, not the noise.
+    """
 
     view: View
     prompt: str
     weight: float
     is_class: bool
+    taught: bool = False
 
 
 class PairedRows:
@@ -33,13 +38,25 @@ class PairedRows:
     """
 
     def __init__(
-        self, concepts: Sequence[Concept], seed: int, frames: Frames, texts: Texts | None = None
+        self,
+        concepts: Sequence[Concept],
+        seed: int,
+        frames: Frames,
+        texts: Texts | None = None,
+        prior_without_images: bool = False,
     ) -> None:
+        """
+        Args:
+            prior_without_images: a concept without class images has class rows, too: its instance
+                images under the class prompt, taught by the base (prior preservation without
+                samples, as kohya's and OneTrainer's prior loss for LoRA).
+        """
         self._concepts = tuple(concepts)
         self._photos = [(c.photos, c.class_photos) for c in self._concepts]
         self._seed = seed
         self._frames = frames
         self._texts = texts or Texts()
+        self._prior_without_images = prior_without_images
         sizes = [len(c.instance_images) * c.repeats for c in self._concepts]
         self._ends = list(accumulate(sizes))
         self._sizes = sizes
@@ -80,6 +97,10 @@ class PairedRows:
         """The class row that joins the instance row at ``position``; None without a prior."""
         number, _, draw = self._locate(position)
         concept = self._concepts[number]
+        if self._prior_without_images and concept.lacks_class_images:
+            view = self.instance(position).view
+            text = self._texts.class_(concept, position)
+            return Row(view, text, concept.prior_weight, is_class=True, taught=True)
         if not concept.has_prior:
             return None
         turn, place = divmod(draw, len(concept.class_images))

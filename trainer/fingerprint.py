@@ -37,18 +37,22 @@ def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) ->
         for name, value in flat(job.config).items()
         if name not in WITHOUT_EFFECT_ON_WEIGHTS
     }
+    if not job.config.lora.is_on:  # then only that counts
+        settings = {name: value for name, value in settings.items() if name[:5] != "lora."}
+        settings["lora.kind"] = job.config.lora.kind
+    taught = job.config.lora.prior_without_images
     return Fingerprint(
         {
             "training": TRAINING,
             "base": job.base_digest,
             "clip_skip": job.clip_skip,
             "settings": settings | {"precision": precision},
-            "concepts": [_concept(concept, files) for concept in job.concepts],
+            "concepts": [_concept(concept, files, taught) for concept in job.concepts],
         }
     )
 
 
-def _concept(concept: Concept, files: dict[Photo, ImageFile]) -> dict[str, Any]:
+def _concept(concept: Concept, files: dict[Photo, ImageFile], taught: bool) -> dict[str, Any]:
     values: dict[str, Any] = {
         "instance_prompt": concept.instance_prompt,
         "instance images": [files[photo].digest for photo in concept.photos],
@@ -60,6 +64,11 @@ def _concept(concept: Concept, files: dict[Photo, ImageFile]) -> dict[str, Any]:
         values |= {
             "class_prompt": concept.class_prompt,
             "class images": [files[photo].digest for photo in concept.class_photos],
+            "prior_weight": concept.prior_weight,
+        }
+    elif taught and concept.lacks_class_images:
+        values |= {
+            "class_prompt": concept.class_prompt,
             "prior_weight": concept.prior_weight,
         }
     return values

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,10 @@ class Gradients:
         self._acp = self._model.alphas_cumprod.to(self._device, torch.float32)
         self._ladder = Ladder(
             self._config.batch_size,
-            any(concept.has_prior for concept in prepared.job.concepts),
+            # what the base predicts is compared exactly only on the same rows: taught rows always
+            # have a pass without instance rows
+            any(concept.has_prior for concept in prepared.job.concepts)
+            and not self._config.lora.prior_without_images,
             self._config.gradient_checkpointing,
         )
 
@@ -118,15 +122,15 @@ class Gradients:
         noisy = add_noise(batch.latents, batch.noise, batch.timesteps, self._acp)
         if self._config.channels_last:
             noisy = noisy.to(memory_format=torch.channels_last)
-        with self._accelerate.autocast():
-            text = self._conditioning(batch.prompts)
-            prediction = self._model.predict(noisy, batch.timesteps, text, batch.time_ids)
         answer = target(
             batch.latents, batch.noise, batch.timesteps, self._acp, self._model.prediction
         )
-        losses = row_losses(prediction, answer, self._pixel_weights(batch))
-        loss = combine(losses, batch.weights, self._config.rows_per_step)
-        self._accelerate.backward(loss)
+        answer = self._taught(batch, noisy, answer)
+        with self._dropping(batch):
+            prediction = self._predict(batch, noisy)
+            losses = row_losses(prediction, answer, self._pixel_weights(batch))
+            loss = combine(losses, batch.weights, self._config.rows_per_step)
+            self._accelerate.backward(loss)
         losses = losses.detach()
         parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())
         return torch.stack(parts)
@@ -135,6 +139,29 @@ class Gradients:
         if batch.masks is None:
             return None
         return pixel_weights(batch.masks, self._config.data.unmasked_weight)
+
+    def _predict(self, batch: Batch, noisy: Tensor) -> Tensor:
+        with self._accelerate.autocast():
+            text = self._conditioning(batch.prompts)
+            return self._model.predict(noisy, batch.timesteps, text, batch.time_ids)
+
+    def _taught(self, batch: Batch, noisy: Tensor, answer: Tensor) -> Tensor:
+        """The target, in taught rows replaced by what the base predicts for the same input."""
+        if not batch.taught.any():
+            return answer
+        with self._p.adapters.switched_off(), torch.no_grad():
+            base = self._predict(batch, noisy)
+        return torch.where(batch.taught.view(-1, 1, 1, 1), base.float(), answer)
+
+    def _dropping(self, batch: Batch) -> AbstractContextManager:
+        """Dropout of this pass: by position on the UNet's rows, by step and prompt on the texts."""
+        if not self._p.adapters:
+            return nullcontext()
+        step = batch.positions[0] // self._config.rows_per_step
+        kinds = ["class" if flag else "instance" for flag in batch.is_class.tolist()]
+        images = [f"{kind} {p}" for kind, p in zip(kinds, batch.positions, strict=True)]
+        prompts = [f"{step} {prompt}" for prompt in dict.fromkeys(batch.prompts)]
+        return self._p.adapters.dropping(images, prompts)
 
     def _conditioning(self, prompts: list[str]) -> Conditioning:
         """One per row; a prompt that several rows share is encoded once."""

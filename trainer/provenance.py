@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 
 from .config import Concept, Job, Photo
+from .config.lora import ALL_LAYERS, DORA
 from .images import ImageFile
 
 VERSION = "0.1.0"
@@ -47,6 +48,9 @@ def metadata(job: Job, base_digest: str, data_digest: str, precision: str) -> di
         "dreambooth.precision": precision,
         "dreambooth.config": _config(job),
     }
+    if config.lora.is_on:
+        values |= {"modelspec.architecture": values["modelspec.architecture"] + "/lora"}
+        values |= _kohya(job, base_digest)
     if config.save_prompts:
         values["modelspec.trigger_phrase"] = identifiers
         values["dreambooth.concepts"] = json.dumps(
@@ -65,6 +69,44 @@ def metadata(job: Job, base_digest: str, data_digest: str, precision: str) -> di
             ensure_ascii=False,
         )
     return values
+
+
+def _kohya(job: Job, base_digest: str) -> dict[str, str]:
+    """What kohya's scripts write into a LoRA file, and its readers show, as far as it is known.
+
+    kohya-ss/sd-scripts ``train_network.py``. DoRA is LyCORIS's module, by the same file layout.
+    """
+    config, lora = job.config, job.config.lora
+    is_dora = lora.kind == DORA
+    arguments = {"algo": "lora", "dora_wd": True} if is_dora else {}
+    if lora.layers == ALL_LAYERS:
+        arguments |= {"conv_dim": lora.rank, "conv_alpha": lora.alpha}
+    rate = config.text_encoder_learning_rate if config.trains_text_encoder else None
+    values = {
+        "ss_network_module": "lycoris.kohya" if is_dora else "networks.lora",
+        "ss_network_dim": lora.rank,
+        "ss_network_alpha": lora.alpha,
+        "ss_network_dropout": lora.dropout,
+        "ss_network_args": json.dumps(arguments),
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": False,
+        "ss_sd_model_hash": base_digest,
+        "ss_output_name": job.name,
+        "ss_learning_rate": config.learning_rate,
+        "ss_unet_lr": config.learning_rate,
+        "ss_text_encoder_lr": rate,
+        "ss_lr_scheduler": config.lr_schedule,
+        "ss_optimizer": config.optimizer,
+        "ss_resolution": f"({config.resolution}, {config.resolution})",
+        "ss_batch_size_per_device": config.batch_size,
+        "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "ss_clip_skip": job.clip_skip,
+        "ss_seed": config.seed,
+        "ss_num_train_images": sum(len(c.instance_images) * c.repeats for c in job.concepts),
+        "ss_num_reg_images": sum(len(c.class_images) for c in job.concepts if c.has_prior),
+        "ss_prior_loss_weight": job.concepts[0].prior_weight,
+    }
+    return {key: str(value) for key, value in values.items()}
 
 
 def _config(job: Job) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from .texts import FrozenTexts
 from .trainable import Trainable, WholeParts
 from .training_state import STATE_BYTES, SavedState, fits, learning
 
+if TYPE_CHECKING:
+    from .lora import Adapters
+
 _CACHE_BYTES = 0.5  # per pixel of a view: mean and std of 4 fp32 values per 8² pixels
 
 
@@ -34,6 +38,7 @@ class Prepared:
         texts: by prompt where the text encoders are frozen, else None.
         previews: prompts of the sample pictures.
         trained: what learns.
+        adapters: the same if it is a LoRA, else None.
         folder: locked for this run.
         state: to go on from; None: this is the beginning.
         schedule: see :class:`training_state.Progress`.
@@ -51,6 +56,7 @@ class Prepared:
     writer: CheckpointWriter
     folder: RunFolder
     trained: Trainable
+    adapters: "Adapters | None"
     fingerprint: str
     state: SavedState | None
     schedule: tuple[int, ...]
@@ -80,8 +86,7 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    parts = ["unet"] + list(model.text_encoders) * job.config.trains_text_encoder
-    trained = WholeParts(model, base, parts)
+    trained, adapters = _trainable(model, base, job)
     _set_up_modules(model, trained, job)
     if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
@@ -131,11 +136,28 @@ def prepare(
         writer=writer,
         folder=folder,
         trained=trained,
+        adapters=adapters,
         fingerprint=plan.fingerprint.digest,
         state=state,
         schedule=schedule,
         states_kept=states_kept,
     )
+
+
+def _trainable(
+    model: StableDiffusion, base: dict[str, Tensor], job: Job
+) -> "tuple[Trainable, Adapters | None]":
+    """What learns; a second time if it is a LoRA."""
+    parts = ["unet"] + list(model.text_encoders) * job.config.trains_text_encoder
+    if not job.config.lora.is_on:
+        return WholeParts(model, base, parts), None
+    from .lora import Adapters  # not at the top: peft may be missing
+
+    modules = {part: model.parts[part] for part in parts}
+    encoders = len(model.text_encoders)
+    adapters = Adapters(modules, job.config.lora, job.config.seed, encoders)
+    base.clear()
+    return adapters, adapters
 
 
 def _said(schedule: tuple[int, ...]) -> dict[str, str]:

@@ -215,8 +215,17 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, untrained: Mapping[str, Tensor], precision: str, metadata: Mapping[str, str]
+        self,
+        untrained: Mapping[str, Tensor],
+        precision: str,
+        metadata: Mapping[str, str],
+        whole: tuple[str, ...] = (),
     ) -> None:
+        """
+        Args:
+            whole: ends of names whose tensors stay as they are, whatever the precision.
+        """
+        self._whole = whole
         self._untrained = untrained
         self._dtype = DTYPES[precision]
         self._metadata = dict(metadata)
@@ -226,7 +235,10 @@ class CheckpointWriter:
         return lossless_dtype(tensor, self._dtype) if tensor.is_floating_point() else tensor.dtype
 
     def dtypes(self, trained: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
-        return self._kept | dict.fromkeys(trained, self._dtype)
+        return self._kept | {
+            name: tensor.dtype if name.endswith(self._whole) else self._dtype
+            for name, tensor in trained.items()
+        }
 
     def size(self, trained: Mapping[str, Tensor]) -> int:
         """Bytes of one file."""

@@ -6,12 +6,14 @@ Written for 0.3.60 and later; what differs in newer hosts is looked up by name, 
 from .card import Progress, card_to_ourselves, device, release_memory, say
 from .folders import (
     checkpoint_folder,
-    checkpoint_name,
     find_checkpoint,
     input_subfolders,
+    lora_folder,
     output_folder,
     resolve,
+    result_name,
 )
+from .lora import load_lora, try_lora
 from .sampling import SAMPLERS, SCHEDULERS, Sampling, encode_text, sample_pictures
 from .schema import schema
 from .weights import (
@@ -32,19 +34,22 @@ __all__ = [
     "Weights",
     "card_to_ourselves",
     "checkpoint_folder",
-    "checkpoint_name",
     "describe_weights",
     "device",
     "encode_text",
     "find_checkpoint",
     "input_subfolders",
     "load_checkpoint",
+    "load_lora",
+    "lora_folder",
     "output_folder",
     "release_memory",
     "resolve",
+    "result_name",
     "sample_pictures",
     "say",
     "schema",
     "take_weights",
     "try_checkpoint",
+    "try_lora",
 ]

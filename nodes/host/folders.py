@@ -15,15 +15,24 @@ def output_folder() -> Path:
 
 def checkpoint_folder() -> Path:
     """Where finished checkpoints go; the host's own loaders search it."""
-    root = Path(folder_paths.get_output_directory()) / "checkpoints"
-    known = {os.path.realpath(path) for path in folder_paths.get_folder_paths("checkpoints")}
+    return _result_folder("checkpoints")
+
+
+def lora_folder() -> Path:
+    """The same for LoRA files."""
+    return _result_folder("loras")
+
+
+def _result_folder(kind: str) -> Path:
+    root = Path(folder_paths.get_output_directory()) / kind
+    known = {os.path.realpath(path) for path in folder_paths.get_folder_paths(kind)}
     if os.path.realpath(root) not in known:
-        folder_paths.add_model_folder_path("checkpoints", str(root))
+        folder_paths.add_model_folder_path(kind, str(root))
     return root / "dreambooth"
 
 
-def checkpoint_name(path: Path) -> str:
-    """The file as a *Load Checkpoint* dropdown spells it."""
+def result_name(path: Path) -> str:
+    """The file as the dropdown of *Load Checkpoint* or *Load LoRA* spells it."""
     return os.path.join("dreambooth", path.name)
 
 

@@ -1,6 +1,7 @@
 """MODEL, CLIP and VAE as one state dict, and a file as MODEL, CLIP and VAE."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,21 @@ def try_checkpoint(path: Path, clip_layer: int | None) -> None:
     """Load a file as the graph will at the end, and paint one tiny picture with it.
 
     Raises:
+        ValueError: see :func:`paint_and_unload`.
+    """
+    paint_and_unload(lambda: load_checkpoint(path, clip_layer))
+
+
+def paint_and_unload(load: Callable[[], tuple[Any, Any, Any]]) -> None:
+    """One tiny picture with the MODEL, CLIP and VAE that ``load`` gives; nothing of them stays.
+
+    Raises:
         ValueError: the picture holds values that are not finite; or what the host's loader raises.
     """
     model = clip = vae = None
     try:
         with torch.inference_mode():
-            model, clip, vae = load_checkpoint(path, clip_layer)
+            model, clip, vae = load()
             _require_wires(model, clip, vae)
             text = encode_text(clip, "a photo")
             how = Sampling(64, "euler", "normal", steps=1, cfg=1.0)

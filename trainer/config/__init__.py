@@ -6,6 +6,7 @@ live here and nowhere else. The nodes' widgets, the shell and the tests read the
 
 from .data import DataConfig
 from .job import Concept, Job
+from .lora import LoraConfig
 from .options import (
     MAX_SEED,
     ConfigError,
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "Job",
+    "LoraConfig",
     "Photo",
     "TrainConfig",
     "background",

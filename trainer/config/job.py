@@ -89,6 +89,11 @@ class Concept:
         """Whether class images take part: a weight of 0 leaves them out of the batch."""
         return bool(self.class_images) and self.prior_weight > 0
 
+    @property
+    def lacks_class_images(self) -> bool:
+        """Whether a prior is wanted that only the base itself can give."""
+        return not self.class_images and self.prior_weight > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

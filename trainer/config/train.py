@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .data import DataConfig
+from .lora import LoraConfig
 from .options import MAX_SEED, ConfigError, check_options, group, option
 
 UNET = "unet"
@@ -121,6 +122,7 @@ class TrainConfig:
         step=1.0,
     )
     data: DataConfig = group(DataConfig)
+    lora: LoraConfig = group(LoraConfig)
 
     def __post_init__(self) -> None:
         check_options(self)
