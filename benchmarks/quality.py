@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,10 +35,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = arguments(argv)
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [entry for entry in sys.path if str(Path(entry or ".").resolve()) != here]
-    pack = sys.modules.setdefault("pack", types.ModuleType("pack"))
-    pack.__path__ = [str(ROOT)]
+    sys.path.insert(0, str(ROOT))
+    importlib.import_module("demo.checkout").load_pack()
     return importlib.import_module("pack.benchmarks.picturebook.bench").run(options, ROOT)
 
 

@@ -12,7 +12,6 @@ import importlib
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,17 +69,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_pack() -> None:
-    """Makes the checkout importable as ``pack``: its folder's name may hold a hyphen."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
-    pack = sys.modules.setdefault("pack", types.ModuleType("pack"))
-    pack.__path__ = [str(ROOT)]
-
-
 def main(argv: list[str]) -> int:
     options = arguments(argv)
-    load_pack()
+    sys.path.insert(0, str(ROOT))
+    importlib.import_module("demo.checkout").load_pack()
     environment = importlib.import_module("pack.demo.environment")
     inside = os.environ.get(INSIDE)
     if not inside:

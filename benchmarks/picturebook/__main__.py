@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from demo.checkout import load_pack
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -27,12 +26,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         command.add_argument("--weights", type=Path, metavar="FILE", help="(beside the program)")
         command.add_argument("--threads", type=int, default=1, metavar="N", help="(1)")
     return parser.parse_args(argv)
-
-
-def load_pack() -> None:
-    """Makes the checkout importable as ``pack``: its folder's name may hold a hyphen."""
-    pack = sys.modules.setdefault("pack", types.ModuleType("pack"))
-    pack.__path__ = [str(ROOT)]
 
 
 def main(argv: list[str]) -> int:

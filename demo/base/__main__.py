@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import types
 from pathlib import Path
+
+from ..checkout import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,12 +50,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("to", type=Path, metavar="FILE")
     add("--packed", type=Path, metavar="FILE", help="(demo/base/base.npz)")
     return parser.parse_args(argv)
-
-
-def load_pack() -> None:
-    """Makes the checkout importable as ``pack``: its folder's name may hold a hyphen."""
-    pack = sys.modules.setdefault("pack", types.ModuleType("pack"))
-    pack.__path__ = [str(ROOT)]
 
 
 def main(argv: list[str]) -> int:
