@@ -5,6 +5,7 @@ claims the device. Everything is loaded in float32, so that a difference is one 
 of rounding. The host's log goes to standard error, line by line."""
 
 import logging
+import re
 import sys
 
 sys.path.insert(0, ".")
@@ -18,6 +19,7 @@ args.use_pytorch_cross_attention = True
 
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 logging.basicConfig(level=logging.DEBUG, format="HOST %(levelname)s %(message)s", force=True)
@@ -28,28 +30,73 @@ torch.set_num_threads(2)
 def main() -> None:
     single = {"dtype": torch.float32}
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
-        checkpoint, model_options=single, te_model_options=single
+        checkpoint, model_options=single, te_model_options=single | depths()
     )
     given = load_file(inputs_path)
     out = {"unet": unet(model, given)}
-    out |= text(clip, given["tokens"])
+    out |= text(clip, given)
     out |= pictures(vae, given)
-    save_file({name: tensor.float().contiguous() for name, tensor in out.items()}, outputs_path)
+    tensors = {name: tensor.float().contiguous() for name, tensor in out.items()}
+    save_file(tensors, outputs_path, metadata=detected(model))
+
+
+def depths() -> dict:
+    """The host takes text encoders for full ones; it builds those of small nets as deep as here."""
+    with safe_open(checkpoint, framework="pt") as file:
+        names = list(file.keys())
+
+    def layers(pattern: str) -> dict:
+        numbers = [int(found[1]) for name in names if (found := re.match(pattern, name))]
+        return {"num_hidden_layers": max(numbers) + 1} if numbers else {}
+
+    return {
+        "clip_l_model_config": layers(r".*text_model\.encoder\.layers\.(\d+)\."),
+        "clip_g_model_config": layers(r"conditioner\..*\.resblocks\.(\d+)\."),
+        "clip_h_model_config": layers(r"cond_stage_model\..*\.resblocks\.(\d+)\."),
+    }
+
+
+def detected(model) -> dict[str, str]:
+    return {
+        "class": type(model.model.model_config).__name__,
+        "prediction": model.model.model_type.name,
+        "sigma_max": str(float(model.model.model_sampling.sigma_max)),
+        "latent_scale": str(model.model.latent_format.scale_factor),
+    }
 
 
 def unet(model, given: dict) -> torch.Tensor:
     net = model.model.diffusion_model.float()
-    return net(given["x"], given["t"], context=given["context"])
+    y = None
+    if "pooled" in given:
+        names = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
+        sizes = dict(zip(names, given["sizes"].tolist(), strict=True))
+        y = model.model.encode_adm(pooled_output=given["pooled"], **sizes)
+    return net(given["x"], given["t"], context=given["context"], y=y)
 
 
-def text(clip, tokens: torch.Tensor) -> dict:
-    encoder = clip.cond_stage_model.clip_l
-    encoder.float()
-    last, _, _, pooled = encoder.transformer(tokens)
-    # What a prompt becomes in a graph, through the host's tokens and weights.
-    rows = [[(int(token), 1.0) for token in row] for row in tokens]
-    graph = torch.cat([clip.encode_from_tokens({"l": [row]}) for row in rows])
-    return {"last": last, "pooled": pooled, "graph": graph}
+def text(clip, given: dict) -> dict:
+    """Last, last but one and pooled states of each encoder, and what a prompt is in a graph."""
+    out, rows = {}, []
+    for name, encoder in clip.cond_stage_model.named_children():
+        letter = name.removeprefix("clip_")
+        tokens = given["tokens_g" if letter == "g" else "tokens"]
+        encoder.float()
+        # layer_norm_hidden_state: SD 2.x puts the last but one through the final norm, SDXL not
+        last, hidden, projected, pooled = encoder.transformer(
+            tokens,
+            intermediate_output=-2,
+            final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
+        )
+        states = {"last": last, "hidden": hidden, "projected": projected, "pooled": pooled}
+        out |= {f"{letter}.{state}": tensor for state, tensor in states.items()}
+        rows.append([(letter, [(int(token), 1.0) for token in row]) for row in tokens])
+    made = [
+        clip.encode_from_tokens({letter: [row] for letter, row in pairs}, return_pooled=True)
+        for pairs in zip(*rows, strict=True)
+    ]
+    graph, pooled = (torch.cat(parts) for parts in zip(*made, strict=True))
+    return out | {"graph": graph, "graph_pooled": pooled}
 
 
 def pictures(vae, given: dict) -> dict:

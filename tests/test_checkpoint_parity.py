@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from nets import random_checkpoint
-from pack.trainer.checkpoint import build, detect, write_checkpoint
+from pack.trainer.checkpoint import Layout, build, detect, write_checkpoint
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 HOST = Path(__file__).with_name("host_parity.py")
+EXPECTED = (
+    "clip missing: ['clip_l.logit_scale', 'clip_l.transformer.text_projection.weight']",
+    "clip unexpected ['clip_l.transformer.text_model.embeddings.position_ids']:",
+    "left over keys: dict_keys([])",
+    "left over keys: dict_keys(['v_pred', 'ztsnr'])",
+)
+CLASSES = {"sd1": "SD15", "sd2": "SD20", "sdxl": "SDXL", "small_vega_v": "Segmind_Vega"}
+CLASSES |= {"small_vega": "Segmind_Vega", "small_ssd1b": "SSD1B"}
 
 
-def make_inputs(width: int = 768) -> dict[str, torch.Tensor]:
+def make_inputs(layout: Layout) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -23,35 +32,72 @@ def make_inputs(width: int = 768) -> dict[str, torch.Tensor]:
     tokens[:, 0] = 49406
     tokens[0, 1:6] = torch.tensor([320, 1125, 539, 320, 1929])
     tokens[1, 1:76] = torch.randint(0, 49406, (75,), generator=generator)
-    return {
+    given = {
         "x": noise(2, 4, 16, 16),
         "t": torch.tensor([17.0, 803.0]),
-        "context": noise(2, 77, width),
+        "context": noise(2, 77, layout.unet_config["cross_attention_dim"]),
         "tokens": tokens,  # a short prompt, a full one, an empty one
         "image": noise(1, 3, 64, 64).clamp(-1, 1),
         "latent": noise(1, 4, 8, 8),
     }
+    if layout.text_config["pad_token_id"] == 0:
+        given["tokens"] = padded_with_zero(tokens)
+    if layout.text_config_2:
+        given["tokens_g"] = padded_with_zero(tokens)
+        given["pooled"] = noise(2, layout.text_config_2["projection_dim"])
+        given["sizes"] = torch.tensor([512.0, 768.0, 8.0, 16.0, 1024.0, 640.0])
+    return given
+
+
+def padded_with_zero(tokens: torch.Tensor) -> torch.Tensor:
+    after = (tokens == 49407).cumsum(1) > 1
+    return tokens.masked_fill(after, 0)
 
 
 @torch.no_grad()
 def ours(source: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict:
+    """What the host's modules must give: see host_parity.py for the names."""
     layout = detect(source)
     unet = build(source, layout, "unet")
-    out = {"unet": unet(given["x"], given["t"], given["context"]).sample}
-    text = build(source, layout, "text_encoder")(given["tokens"])
-    out |= {"last": text.last_hidden_state, "graph": text.last_hidden_state}
-    out["pooled"] = text.pooler_output
+    added = None
+    if layout.family == "sdxl":
+        added = {"text_embeds": given["pooled"], "time_ids": given["sizes"].expand(2, 6)}
+    sample = unet(given["x"], given["t"], given["context"], added_cond_kwargs=added).sample
+    return {"unet": sample} | our_texts(source, layout, given) | our_pictures(source, layout, given)
+
+
+def our_texts(source: dict, layout: Layout, given: dict) -> dict:
+    text = build(source, layout, "text_encoder")(given["tokens"], output_hidden_states=True)
+    if layout.family == "sd1":
+        return {"l.last": text.last_hidden_state, "l.pooled": text.pooler_output} | {
+            "graph": text.last_hidden_state
+        }
+    if layout.family == "sd2":
+        return {"h.hidden": text.last_hidden_state, "graph": text.last_hidden_state}
+    states = {
+        "l.last": text.last_hidden_state,
+        "l.hidden": text.hidden_states[-2],
+        "l.pooled": text.pooler_output,
+    }
+    second = build(source, layout, "text_encoder_2")
+    text = second(given["tokens_g"], output_hidden_states=True)
+    states |= {"g.last": text.last_hidden_state, "g.hidden": text.hidden_states[-2]}
+    states |= {"g.projected": text.text_embeds, "graph_pooled": text.text_embeds}
+    return states | {"graph": torch.cat((states["l.hidden"], states["g.hidden"]), dim=-1)}
+
+
+def our_pictures(source: dict, layout: Layout, given: dict) -> dict:
     vae = build(source, layout, "vae")
     if layout.vae_kind == "kl":
         posterior = vae.encode(given["image"]).latent_dist
-        out |= {"mean": posterior.mean, "std": posterior.std}
-        out["decoded"] = vae.decode(given["latent"]).sample
-        return out
+        decoded = vae.decode(given["latent"]).sample
+        return {"mean": posterior.mean, "std": posterior.std, "decoded": decoded}
     latents = vae.encode(given["image"]).latents
-    out["mean"] = latents / layout.vae_scale + layout.vae_shift
     raw = (given["latent"] - layout.vae_shift) * layout.vae_scale
-    out["decoded"] = vae.decode(raw).sample
-    return out
+    return {
+        "mean": latents / layout.vae_scale + layout.vae_shift,
+        "decoded": vae.decode(raw).sample,
+    }
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -61,19 +107,16 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 def complaints(log: str) -> list[str]:
     """The host's lines about keys that it lacks or does not know.
 
-    SD 1.x files hold neither CLIP's projection nor its logit scale, which the host always lists
-    (at debug level, comfy/sd.py:load_state_dict_guess_config) and never uses."""
+    Files hold neither CLIP-L's projection nor its logit scale, which the host always lists (at
+    debug level, comfy/sd.py:load_state_dict_guess_config) and never uses. It has no place for the
+    position ids of SDXL files, and does not take the marks of the prediction out."""
     words = ("missing", "unexpected", "leftover", "left over")
-    expected = (
-        "clip missing: ['clip_l.logit_scale', 'clip_l.transformer.text_projection.weight']",
-        "left over keys: dict_keys([])",
-    )
     return [
         line
         for line in log.splitlines()
         if line.startswith("HOST")
         and any(word in line.lower() for word in words)
-        and not line.endswith(expected)
+        and not line.endswith(EXPECTED)
     ]
 
 
@@ -94,14 +137,26 @@ def assert_parity(
     folder: Path, comfyui: Path, kind: str, vae: str, extra: dict[str, torch.Tensor] | None = None
 ) -> None:
     source = random_checkpoint(kind, vae) | (extra or {})
-    given = make_inputs()
+    layout = detect(source)
+    given = make_inputs(layout)
     theirs, said = run_host(folder, comfyui, source, given)
     assert said == []
+    assert_detected_alike(folder, kind, layout)
     mine = ours(source, given)
-    assert mine.keys() == theirs.keys()
-    errors = {name: relative_error(mine[name], theirs[name]) for name in theirs}
+    errors = {name: relative_error(tensor, theirs[name]) for name, tensor in mine.items()}
     assert max(errors.values()) <= 1e-4, errors
-    assert all(tensor.std() > 1e-3 for tensor in theirs.values())
+    assert all(tensor.std() > 1e-3 for name, tensor in theirs.items() if name in mine)
+
+
+def assert_detected_alike(folder: Path, kind: str, layout: Layout) -> None:
+    with safe_open(folder / "outputs.safetensors", framework="pt") as file:
+        host = file.metadata()
+    assert host["class"] == CLASSES.get(kind, CLASSES[layout.family])
+    assert (
+        host["prediction"] == {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}[layout.prediction]
+    )
+    assert (float(host["sigma_max"]) > 1000) == layout.zero_terminal_snr
+    assert float(host["latent_scale"]) == layout.latent_scale
 
 
 def test_small_net(tmp_path: Path, comfyui: Path) -> None:
@@ -114,7 +169,8 @@ def test_small_net(tmp_path: Path, comfyui: Path) -> None:
 
 def test_the_comparison_sees_what_it_should(tmp_path: Path, comfyui: Path) -> None:
     """A lost tensor in each part is in the host's log, a swapped pair in the numbers."""
-    source, given = random_checkpoint("small", "tiny"), make_inputs()
+    source = random_checkpoint("small", "tiny")
+    given = make_inputs(detect(source))
     block = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0."
     swapped = dict(source)
     for kind in ("weight", "bias"):
@@ -130,6 +186,19 @@ def test_the_comparison_sees_what_it_should(tmp_path: Path, comfyui: Path) -> No
     assert sum("missing" in line.lower() for line in said) == 3
     # what the host lacks it leaves uninitialised: not a number is a difference too
     assert not relative_error(ours(source, given)["unet"], theirs["unet"]) <= 1e-3
+
+
+@pytest.mark.parametrize("kind", ["small_sd2_v", "small_vega_v"])
+def test_other_families(tmp_path: Path, comfyui: Path, kind: str) -> None:
+    assert_parity(tmp_path, comfyui, kind, "tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "vae"), [("small_sd2", "kl"), ("small_ssd1b", "tiny"), ("small_sdxl", "kl")]
+)
+def test_more_of_other_families(tmp_path: Path, comfyui: Path, kind: str, vae: str) -> None:
+    assert_parity(tmp_path, comfyui, kind, vae)
 
 
 @pytest.mark.slow
