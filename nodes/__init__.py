@@ -7,6 +7,7 @@ from .concept import DreamBoothConcept, DreamBoothConceptsFile
 from .data import DreamBoothData
 from .images import DreamBoothInstanceImages
 from .lora import DreamBoothLora
+from .loss import DreamBoothLoss
 from .settings import DreamBoothSettings
 from .train import DreamBoothTrain
 
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     DreamBoothData,
     DreamBoothTrain,
     DreamBoothLora,
+    DreamBoothLoss,
 ]
 
 

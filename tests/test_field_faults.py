@@ -10,6 +10,7 @@ import pytest
 import torch
 from pack.trainer.batch import make_batch
 from pack.trainer.cache import LatentCache
+from pack.trainer.config import LossConfig
 from pack.trainer.dataset import PairedRows
 from pack.trainer.events import Step
 from pack.trainer.model import StableDiffusion
@@ -30,7 +31,7 @@ def batch_of(folder: Path, rows: int, **options: object):
     latents = LatentCache(None, model, "vae")
     paired = PairedRows([concept], seed=0, frames=Frames(64))
     latents.fill(paired.views(), CPU, lambda *_: None)
-    options = {"timesteps": 1000, "seed": 0, "device": CPU}
+    options = {"loss": LossConfig(), "seed": 0, "device": CPU}
     return concept, latents, paired, make_batch(paired, latents, range(rows), **options)
 
 

@@ -5,20 +5,25 @@ nothing with the trainer but the rows' drawn numbers and the networks.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pack.trainer.checks import check
+from pack.trainer.config import LossConfig
 from pack.trainer.events import ignore
 from pack.trainer.loop import _Run
+from pack.trainer.noise import shaped
 from pack.trainer.objective import draw_row
 from pack.trainer.precision import accelerator
 from pack.trainer.resume import Start
 from pack.trainer.setup import prepare
 from pack.trainer.tokenizer import tokenize
 from toy import CPU, make_concept, make_job, toy_base
+
+Cost = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def prepared_run(folder: Path, accelerate, **options) -> _Run:
@@ -30,7 +35,11 @@ def prepared_run(folder: Path, accelerate, **options) -> _Run:
     return _Run(prepared, accelerate, ignore, lambda: None)
 
 
-def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:
+def mean_square(error: torch.Tensor, t: int) -> torch.Tensor:
+    return (error**2).sum() / error.numel()
+
+
+def reference(run: _Run, cost: Cost = mean_square) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first step, row by row in float64."""
     config, p = run.config, run.p
     unet = copy.deepcopy(run.model.unet).double()
@@ -43,13 +52,14 @@ def reference(run: _Run) -> tuple[float, dict[str, torch.Tensor]]:
             if row is None:
                 continue
             shape = p.latents.shape(row.view)
-            posterior, noise, t = draw_row(shape, 1000, config.seed, position, row.is_class)
+            posterior, noise, t = draw_row(shape, range(1000), config.seed, position, row.is_class)
+            noise, inside = shaped(noise, config.loss, config.seed, position, row.is_class)
             mean, std = p.latents._latents[row.view]
             latent = mean.double() + std.double() * posterior.double()
-            noisy = acp[t] ** 0.5 * latent + (1 - acp[t]) ** 0.5 * noise.double()
+            noisy = acp[t] ** 0.5 * latent + (1 - acp[t]) ** 0.5 * inside.double()
             states = text(tokenize([row.prompt])).last_hidden_state
             got = unet(noisy[None], torch.tensor([t]), encoder_hidden_states=states).sample
-            error = ((got[0] - noise.double()) ** 2).sum() / noise.numel()
+            error = cost(got[0] - noise.double(), t)
             weight = p.job.concepts[0].prior_weight if row.is_class else 1.0
             loss = weight * error / instance_rows
             loss.backward()
@@ -75,11 +85,17 @@ def test_loss_and_gradient_equal_float64(
             batch_size=batch,
             gradient_accumulation_steps=accumulation,
         )
-        expected, grads = reference(run)
-        total = 0.0
-        for start in range(0, batch * accumulation, batch):
-            parts = run.gradients.forward_backward(run.gradients.batch(range(start, start + batch)))
-            total += parts[0].item()
+        expect_float64(run)
+
+
+def expect_float64(run: _Run, cost: Cost = mean_square) -> None:
+    """The first step's loss and every gradient."""
+    batch = run.config.batch_size
+    expected, grads = reference(run, cost)
+    total = 0.0
+    for start in range(0, run.config.rows_per_step, batch):
+        parts = run.gradients.forward_backward(run.gradients.batch(range(start, start + batch)))
+        total += parts[0].item()
     assert total == pytest.approx(expected, rel=1e-5)
     named = {f"unet.{k}": v for k, v in run.model.unet.named_parameters()}
     named |= {f"text.{k}": v for k, v in run.model.parts["text_encoder"].named_parameters()}
@@ -88,6 +104,51 @@ def test_loss_and_gradient_equal_float64(
         assert parameter.grad is not None, key
         error = (parameter.grad.double() - grads[key]).norm() / norm
         assert error < 1e-5, key
+
+
+ACP = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+
+
+def min_snr(error: torch.Tensor, t: int) -> torch.Tensor:
+    snr = ACP[t] / (1 - ACP[t])
+    return min(snr, 0.5) / snr * mean_square(error, t)
+
+
+def debiased(error: torch.Tensor, t: int) -> torch.Tensor:
+    return ((1 - ACP[t]) / ACP[t]) ** 0.5 * mean_square(error, t)
+
+
+def huber(error: torch.Tensor, t: int) -> torch.Tensor:
+    c = 0.2 + 0.8 / (1 + ((1 - ACP[t]) / ACP[t]) ** 0.5) ** 2
+    return (2 * c * ((error**2 + c**2) ** 0.5 - c)).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "cost"),
+    [
+        ({"weighting": "min_snr", "min_snr_gamma": 0.5}, min_snr),
+        ({"weighting": "debiased"}, debiased),
+        ({"loss_type": "huber", "huber_c": 0.2}, huber),
+        (
+            {
+                "noise_offset": 0.5,
+                "multires_noise_iterations": 3,
+                "input_perturbation": 0.5,
+            },
+            mean_square,
+        ),
+    ],
+    ids=["min_snr", "debiased", "huber", "noise"],
+)
+def test_other_losses_equal_float64(tmp_path: Path, options: dict, cost: Cost) -> None:
+    """Of instance and class rows alike, each by its own timestep; diffusers' scripts take min-SNR
+    weights for the instance rows alone, from the timesteps of all."""
+    concept = {"photos": 3, "prior_weight": 0.7}
+    with accelerator("fp32", CPU) as accelerate:
+        run = prepared_run(
+            tmp_path, accelerate, concept=concept, batch_size=3, loss=LossConfig(**options)
+        )
+        expect_float64(run, cost)
 
 
 def test_timesteps_of_the_batch_differ(tmp_path: Path) -> None:

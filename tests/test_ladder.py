@@ -41,7 +41,7 @@ def test_passes_part_instance_and_class_rows() -> None:
     rows = torch.arange(4.0)
     is_class = torch.tensor([False, False, True, True])
     names, sizes = ["a", "b", "c", "d"], rows[:, None].expand(4, 6)
-    batch = Batch(rows, rows + 10, rows.long(), rows + 20, is_class, names, sizes)
+    batch = Batch(rows, rows + 10, rows + 15, rows.long(), rows + 20, is_class, names, sizes)
     ladder = Ladder(2, has_classes=True, checkpointing=True)
     assert ladder.passes(batch) == [batch]
     ladder.lower()
@@ -50,6 +50,7 @@ def test_passes_part_instance_and_class_rows() -> None:
     assert mine.prompts == ["a", "b"] and classes.prompts == ["c", "d"]
     assert mine.noise.tolist() == [10, 11] and classes.weights.tolist() == [22, 23]
     assert mine.time_ids[:, 0].tolist() == [0, 1] and classes.time_ids[:, 5].tolist() == [2, 3]
+    assert classes.input_noise.tolist() == [17, 18]
 
 
 def test_real_refusals_are_known() -> None:

@@ -15,6 +15,7 @@ from pack.trainer.config import (
     DataConfig,
     Job,
     LoraConfig,
+    LossConfig,
     TrainConfig,
     flat,
     option_fields,
@@ -39,6 +40,18 @@ def other_previews(a: Run, b: Run) -> bool:
     """Other pictures from the same weights."""
     pictures = [[p.image.tobytes() for p in r.of(Preview)] for r in (a, b)]
     return same(a.tensors, b.tensors) and pictures[0] != pictures[1]
+
+
+def same_first_errors_other_unet(a: Run, b: Run) -> bool:
+    """What is reported of the first step is the plain squared error, whatever is learned from."""
+    (one, *_), (other, *_) = a.of(Step), b.of(Step)
+    assert (one.instance_loss, one.class_loss) == (other.instance_loss, other.class_loss)
+    assert one.loss != other.loss
+    return other_unet(a, b)
+
+
+def loss(**options: object) -> dict:
+    return {"loss": LossConfig(**options)}
 
 
 def rates(r: Run) -> list[float]:
@@ -110,6 +123,27 @@ FLIPS: dict[str, tuple[dict, Check]] = {
     "data.caption_dropout": ({"data": DataConfig(caption_dropout=1.0)}, other_unet),
     "data.crops": ({"data": DataConfig(crops=3)}, other_unet),
     "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
+    "loss.weighting": (loss(weighting="debiased"), same_first_errors_other_unet),
+    "loss.min_snr_gamma": (loss(weighting="min_snr", min_snr_gamma=0.1), other_unet),
+    "loss.loss_type": (loss(loss_type="huber"), same_first_errors_other_unet),
+    "loss.huber_c": (loss(loss_type="huber", huber_c=0.01), other_unet),
+    "loss.huber_schedule": (loss(loss_type="huber", huber_schedule="exponential"), other_unet),
+    "loss.noise_offset": (loss(noise_offset=0.1), other_unet),
+    "loss.multires_noise_iterations": (loss(multires_noise_iterations=6), other_unet),
+    "loss.multires_noise_discount": (
+        loss(multires_noise_iterations=6, multires_noise_discount=0.8),
+        other_unet,
+    ),
+    "loss.input_perturbation": (loss(input_perturbation=0.1), other_unet),
+    "loss.min_timestep": (loss(min_timestep=900), other_unet),
+    "loss.max_timestep": (loss(max_timestep=100), other_unet),
+}
+# What else is set where an option acts: it is flipped beside it.
+GIVEN = {
+    "loss.min_snr_gamma": loss(weighting="min_snr"),
+    "loss.huber_c": loss(loss_type="huber"),
+    "loss.huber_schedule": loss(loss_type="huber"),
+    "loss.multires_noise_discount": loss(multires_noise_iterations=6),
 }
 ELSEWHERE = {
     "data.keep_tags",
@@ -146,9 +180,12 @@ def test_no_setting_is_forgotten() -> None:
 @pytest.mark.parametrize("name", FLIPS)
 def test_flip(tmp_path: Path, plain: Run, name: str) -> None:
     values, acts = FLIPS[name]
-    job = make_job(tmp_path, **{**BASE, **values})
-    assert flat(job.config)[name] != flat(TrainConfig(**BASE))[name]
-    assert acts(plain, run(job))
+    given = {**BASE, **GIVEN.get(name, {})}
+    other = make_job(tmp_path / "before", **given)
+    job = make_job(tmp_path, **{**given, **values})
+    settings = flat(other.config)
+    assert {key for key, value in flat(job.config).items() if value != settings[key]} == {name}
+    assert acts(run(other) if name in GIVEN else plain, run(job))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from .cache import LatentCache
+from .config import LossConfig
 from .dataset import PairedRows, Row
+from .noise import shaped
 from .objective import draw_row
 
 
@@ -15,7 +17,9 @@ class Batch:
     """Rows of one forward pass: instance rows first, then the class rows that join them.
 
     Attributes:
-        latents, noise: ``[B, 4, h, w]`` fp32.
+        latents: ``[B, 4, h, w]`` fp32.
+        noise: ε, which the net is to find; ``[B, 4, h, w]`` fp32.
+        input_noise: what the latents are noised with: ε, unless it is perturbed.
         timesteps: ``[B]`` int64.
         weights: ``[B]`` fp32; 1 for an instance row, λ for a class row.
         is_class: ``[B]`` bool.
@@ -29,6 +33,7 @@ class Batch:
 
     latents: Tensor
     noise: Tensor
+    input_noise: Tensor
     timesteps: Tensor
     weights: Tensor
     is_class: Tensor
@@ -44,6 +49,7 @@ class Batch:
         return Batch(
             self.latents[rows],
             self.noise[rows],
+            self.input_noise[rows],
             self.timesteps[rows],
             self.weights[rows],
             self.is_class[rows],
@@ -60,24 +66,28 @@ def make_batch(
     latents: LatentCache,
     positions: range,
     *,
-    timesteps: int,
+    loss: LossConfig,
     seed: int,
     device: torch.device,
 ) -> Batch:
     """The instance rows at ``positions`` (counted over the run) with their class rows."""
     drawn: list[tuple[int, Row]] = [(p, rows.instance(p)) for p in positions]
     drawn += [(p, row) for p in positions if (row := rows.class_(p)) is not None]
-    samples, noises, times = [], [], []
+    timesteps = range(loss.min_timestep, loss.max_timestep)
+    samples, noises, inputs, times = [], [], [], []
     for position, row in drawn:
         posterior, noise, time = draw_row(
             latents.shape(row.view), timesteps, seed, position, row.is_class
         )
+        noise, input_noise = shaped(noise, loss, seed, position, row.is_class)
         samples.append(latents.sample(row.view, posterior))
         noises.append(noise)
+        inputs.append(input_noise)
         times.append(time)
     return Batch(
         latents=torch.stack(samples).to(device),
         noise=torch.stack(noises).to(device),
+        input_noise=torch.stack(inputs).to(device),
         timesteps=torch.tensor(times, device=device),
         weights=torch.tensor([row.weight for _, row in drawn], device=device),
         is_class=torch.tensor([row.is_class for _, row in drawn], device=device),

@@ -19,9 +19,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Step:
-    """One finished optimizer step. Losses are means over rows, unweighted; ``class_loss`` is None
-    when no class image took part. ``step_seconds`` is this step alone, ``seconds`` everything since
-    the loop began, previews and saves included."""
+    """One finished optimizer step. ``loss`` is what was learned from, weights included;
+    ``instance_loss`` and ``class_loss`` are plain mean squared errors over rows whatever the
+    settings, so that runs compare; ``class_loss`` is None when no class image took part.
+    ``step_seconds`` is this step alone, ``seconds`` everything since the loop began, previews and
+    saves included."""
 
     step: int
     total: int

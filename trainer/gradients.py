@@ -16,11 +16,12 @@ from .events import Listener, Note
 from .ladder import Ladder, is_out_of_memory
 from .objective import add_noise, combine, pixel_weights, row_losses, target
 from .setup import Prepared
+from .weighting import LossShape
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Of one step: the objective, and the unweighted means over its rows.
+    """Of one step: the objective, and its rows' mean squared errors, whatever is learned from.
 
     ``class_`` is None where no class image took part.
     """
@@ -51,6 +52,12 @@ class Gradients:
         self._listener = listener
         self._check_stop = check_stop
         self._acp = self._model.alphas_cumprod.to(self._device, torch.float32)
+        self._shape = LossShape(
+            self._config.loss,
+            self._model.prediction,
+            self._model.alphas_cumprod,
+            self._device,
+        )
         self._ladder = Ladder(
             self._config.batch_size,
             # what the base predicts is compared exactly only on the same rows: taught rows always
@@ -112,24 +119,26 @@ class Gradients:
             self._p.rows,
             self._p.latents,
             positions,
-            timesteps=self._model.timesteps,
+            loss=self._config.loss,
             seed=self._config.seed,
             device=self._device,
         )
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Add one forward pass's gradients; returns [objective, Σ instance loss, Σ class loss]."""
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, self._acp)
+        noisy = add_noise(batch.latents, batch.input_noise, batch.timesteps, self._acp)
         if self._config.channels_last:
             noisy = noisy.to(memory_format=torch.channels_last)
         answer = target(
             batch.latents, batch.noise, batch.timesteps, self._acp, self._model.prediction
         )
         answer = self._taught(batch, noisy, answer)
+        pixels = self._pixel_weights(batch)
         with self._dropping(batch):
             prediction = self._predict(batch, noisy)
-            losses = row_losses(prediction, answer, self._pixel_weights(batch))
-            loss = combine(losses, batch.weights, self._config.rows_per_step)
+            losses = row_losses(prediction, answer, pixels)
+            learned = self._shape(losses, prediction, answer, batch.timesteps, pixels)
+            loss = combine(learned, batch.weights, self._config.rows_per_step)
             self._accelerate.backward(loss)
         losses = losses.detach()
         parts = (loss.detach(), losses[~batch.is_class].sum(), losses[batch.is_class].sum())

@@ -33,19 +33,20 @@ def zero_terminal_snr(acp: torch.Tensor) -> torch.Tensor:
 
 
 def draw_row(
-    shape: Sequence[int], timesteps: int, seed: int, row: int, is_class: bool
+    shape: Sequence[int], timesteps: range, seed: int, row: int, is_class: bool
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """What one row draws: (noise for the posterior, noise ε, timestep).
 
     Args:
         shape: of one latent, ``[C, h, w]``.
+        timesteps: to choose from, each as likely.
         row: instance rows of the run before this one; a class row has its partner's number and
             draws for itself.
     """
     g = generator(seed, "class row" if is_class else "instance row", row)
     posterior = torch.randn(*shape, generator=g)
     noise = torch.randn(*shape, generator=g)
-    timestep = int(torch.randint(0, timesteps, (), generator=g))
+    timestep = int(torch.randint(timesteps.start, timesteps.stop, (), generator=g))
     return posterior, noise, timestep
 
 
@@ -103,6 +104,29 @@ def mean_over_row(errors: torch.Tensor, pixels: torch.Tensor | None) -> torch.Te
 def pixel_weights(masks: torch.Tensor, unmasked: float) -> torch.Tensor:
     """w = u + (1 − u) m: 1 where the mask is white, ``unmasked`` where it is black."""
     return unmasked + (1.0 - unmasked) * masks
+
+
+def pseudo_huber(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    c: torch.Tensor,
+    pixels: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean of 2c (√(d² + c²) − c) over each row's errors d, with its own c: ``[B, …]`` → ``[B]``.
+
+    The pseudo-Huber loss (Charbonnier et al. 1997; Khrapov et al. 2024) in the scale of
+    sd-scripts: d² where d is well below c, 2c|d| where it is well above, and so the mean squared
+    error for a large c. In float32: for d ≪ c the difference of two roots would lose all its
+    digits, hence 2c d² / (√(d² + c²) + c).
+
+    Args:
+        c: ``[B]``.
+        pixels: see :func:`mean_over_row`.
+    """
+    squared = (prediction.float() - target.float()).square()
+    c = c.float().view(-1, 1, 1, 1)
+    errors = 2 * c * squared / ((squared + c.square()).sqrt() + c)
+    return mean_over_row(errors, pixels)
 
 
 def combine(losses: torch.Tensor, weights: torch.Tensor, instance_rows: int) -> torch.Tensor:

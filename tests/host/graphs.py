@@ -80,10 +80,17 @@ class Graph(dict):
         concepts: Node,
         name: str,
         settings: Mapping[str, Any] | None = None,
+        modifiers: Mapping[str, Mapping[str, Any]] | None = None,
         **inputs: Any,
     ) -> Node:
-        """*DreamBooth Settings* and *DreamBooth Train*."""
+        """*DreamBooth Settings*, nodes that change them, and *DreamBooth Train*.
+
+        Args:
+            modifiers: node id → widgets, in order of the chain.
+        """
         chosen = self.add("DreamBoothSettings", **(QUICK | dict(settings or {})))
+        for kind, values in (modifiers or {}).items():
+            chosen = self.add(kind, settings=chosen[0], **values)
         return self.add(
             "DreamBoothTrain",
             model=base.model,

@@ -8,7 +8,16 @@ from pack.demo.server import PACK_NAME, ROOT
 from pack.demo.workflow import inputs_of
 from pack.trainer.config import TrainConfig
 
-NODES = ["ClassImages", "Concept", "ConceptsFile", "Data", "InstanceImages", "Settings", "Train"]
+NODES = [
+    "ClassImages",
+    "Concept",
+    "ConceptsFile",
+    "Data",
+    "InstanceImages",
+    "Loss",
+    "Settings",
+    "Train",
+]
 IDS = [f"DreamBooth{name}" for name in NODES]
 
 

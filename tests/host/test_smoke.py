@@ -12,7 +12,16 @@ PICTURE = {
     "class_type": "EmptyImage",
     "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255},
 }
-NODES = ("InstanceImages", "ClassImages", "Concept", "ConceptsFile", "Settings", "Data", "Train")
+NODES = (
+    "InstanceImages",
+    "ClassImages",
+    "Concept",
+    "ConceptsFile",
+    "Settings",
+    "Data",
+    "Loss",
+    "Train",
+)
 
 
 def saved(source: dict) -> dict:

@@ -18,6 +18,7 @@ KINDS = {
     "drawn": {"steps": 4, "preview_every": 2, "trains": "unet + text encoder"},
     "photos": {"steps": 1, "resolution": 512},
 }
+MODIFIERS = {"drawn": {"DreamBoothLoss": {"weighting": "min_snr", "noise_offset": 0.05}}}
 
 
 @dataclass
@@ -59,7 +60,7 @@ def run(request, connect, info, base_name, photo_folder, drawn) -> Run:
     concept = graph.concept(
         graph.photos(folder), class_images=class_images[0], identifier="zwx", class_noun="dog"
     )
-    train = graph.train(base, concept, f"my {kind}", KINDS[kind])
+    train = graph.train(base, concept, f"my {kind}", KINDS[kind], MODIFIERS.get(kind))
     memory = graph.sample(trained(train))
     file = graph.sample(graph.load(train[3]))
     outcome = client.run(graph, events.append)
@@ -125,6 +126,9 @@ def test_the_run_can_be_read_again(run: Run, runs: Path, small_base: Path) -> No
     assert job["name"] == f"my {run.kind}"
     assert filecmp.cmp(job["base"], small_base, shallow=False)  # the demo's test links its own
     assert {key: job["config"][key] for key in run.settings} == run.settings
+    changed = job["config"]["loss"]
+    expected = ("min_snr", 0.05) if run.kind == "drawn" else ("none", 0.0)
+    assert (changed["weighting"], changed["noise_offset"]) == expected
     result = json.loads((folder / "result.json").read_text())
     assert result["stopped"] is False
     assert result["steps"] == result["asked"] == run.settings["steps"]

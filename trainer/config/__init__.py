@@ -7,6 +7,7 @@ live here and nowhere else. The nodes' widgets, the shell and the tests read the
 from .data import DataConfig
 from .job import Concept, Job
 from .lora import LoraConfig
+from .loss import LossConfig
 from .options import (
     MAX_SEED,
     ConfigError,
@@ -33,6 +34,7 @@ __all__ = [
     "DataConfig",
     "Job",
     "LoraConfig",
+    "LossConfig",
     "Photo",
     "TrainConfig",
     "background",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from .data import DataConfig
 from .lora import LoraConfig
+from .loss import LossConfig
 from .options import MAX_SEED, ConfigError, check_options, group, option
 
 UNET = "unet"
@@ -123,6 +124,7 @@ class TrainConfig:
     )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
+    loss: LossConfig = group(LossConfig)
 
     def __post_init__(self) -> None:
         check_options(self)
