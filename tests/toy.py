@@ -18,13 +18,13 @@ FAST = {"resolution": 64, "steps": 2, "preview_every": 0, "learning_rate": 1e-3}
 
 
 @cache
-def _toy() -> dict[str, torch.Tensor]:
-    return random_checkpoint("toy", vae="tiny", seed=0)
+def _toy(kind: str) -> dict[str, torch.Tensor]:
+    return random_checkpoint(kind, vae="tiny", seed=0)
 
 
-def toy_base() -> dict[str, torch.Tensor]:
-    """A fresh copy of the toy checkpoint: the trainer uses up what it is given."""
-    return {key: tensor.clone() for key, tensor in _toy().items()}
+def toy_base(kind: str = "toy") -> dict[str, torch.Tensor]:
+    """A fresh copy of a toy checkpoint: the trainer uses up what it is given."""
+    return {key: tensor.clone() for key, tensor in _toy(kind).items()}
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (80, 72)) -> str:

@@ -1,21 +1,15 @@
 """What can be refused before the model is loaded, cheap checks first, and what it finds out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import provenance
+from .base import advise, read_as, record_base
 from .captions import Texts
-from .checkpoint import (
-    TITLES,
-    Layout,
-    UnsupportedModel,
-    check_finite,
-    detect,
-    weights_digest,
-)
+from .checkpoint import Layout, check_finite, detect
 from .config import Concept, ConfigError, Job, Photo
 from .dataset import PairedRows
 from .events import Listener, Note, Phase
@@ -77,31 +71,19 @@ def check(
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
     _check_lora(job)
-    layout = detect(base)
-    if layout.family != "sd1":
-        raise UnsupportedModel(
-            f"This is a {TITLES[layout.family]} checkpoint, which cannot be trained yet: use a "
-            "Stable Diffusion 1.x checkpoint."
-        )
+    layout = read_as(detect(base), job)
     check_finite(base)
     _check_prompts(job, listener)
     files = _read_pictures(job.concepts, listener, check_stop)
     listener(Phase("Looking at the base", 0, 1))
-    job = _record_base(job, base, listener)
+    job = record_base(job, base, layout, listener)
+    advise(job, layout, listener)
     fingerprint = take_fingerprint(job, files, precision)
     data_digest = provenance.dataset_digest(job.concepts, files)
-    metadata = provenance.metadata(job, job.base_digest, data_digest, precision)
+    metadata = provenance.metadata(job, layout, job.base_digest, data_digest, precision)
     metadata["dreambooth.fingerprint"] = fingerprint.digest
     listener(Phase("Looking at the base", 1, 1))
     return Plan(job, device, precision, layout, files, metadata, fingerprint)
-
-
-def _record_base(job: Job, base: dict[str, Tensor], listener: Listener) -> Job:
-    """The job with the digest of the weights that it really starts from."""
-    digest = weights_digest(base)
-    if job.base_digest and job.base_digest != digest:
-        listener(Note("the base's weights are not those of the recorded run: the result differs"))
-    return replace(job, base_digest=digest)
 
 
 def _check_lora(job: Job) -> None:

@@ -26,7 +26,7 @@ class Fingerprint:
 
 
 def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) -> Fingerprint:
-    """Of a job whose ``base_digest`` is known.
+    """Of a job that knows its ``base_digest``, ``clip_skip`` and ``prediction``.
 
     Args:
         files: every picture of the job.
@@ -46,6 +46,8 @@ def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) ->
             "training": TRAINING,
             "base": job.base_digest,
             "clip_skip": job.clip_skip,
+            "prediction": job.prediction,
+            "zero_terminal_snr": job.zero_terminal_snr,
             "settings": settings | {"precision": precision},
             "concepts": [_concept(concept, files, taught) for concept in job.concepts],
         }
@@ -82,7 +84,8 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
         said.append("another version of this trainer")
     if old.get("base") != new["base"]:
         said.append("the base's weights")
-    said += _changed({"clip_skip": old.get("clip_skip")}, {"clip_skip": new["clip_skip"]})
+    names = ("clip_skip", "prediction", "zero_terminal_snr")
+    said += _changed({n: old.get(n) for n in names}, {n: new.get(n) for n in names})
     said += _changed(old.get("settings", {}), new["settings"])
     concepts = old.get("concepts", []), new["concepts"]
     if len(concepts[0]) != len(concepts[1]):

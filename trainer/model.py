@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Layout, build
+from .checkpoint import TITLES, Layout, build
 from .conditioning import Conditioning
 from .config import ConfigError
 from .families import family_of
 from .objective import alphas_cumprod, zero_terminal_snr
-from .text import encode
+from .text import encode, unread
 
 
 class StableDiffusion:
@@ -44,10 +44,11 @@ class StableDiffusion:
         self.layout = layout
         self.family = family_of(layout)
         self.clip_skip = self.family.clip_skip if clip_skip is None else clip_skip
-        names = ("unet", *self.family.paddings, "vae")
-        self.parts = {part: build(state_dict, layout, part) for part in names}
+        self.parts = {part: build(state_dict, layout, part) for part in layout.parts}
         self.unet, self.vae = self.parts["unet"], self.parts["vae"]
-        self.text_encoders = {part: self.parts[part] for part in self.family.paddings}
+        self.text_encoders = {
+            part: module for part, module in self.parts.items() if part.startswith("text_encoder")
+        }
         self.prediction = layout.prediction
         self.alphas_cumprod = alphas_cumprod()
         if layout.zero_terminal_snr:
@@ -56,8 +57,8 @@ class StableDiffusion:
         layers = min(e.config.num_hidden_layers for e in self.text_encoders.values())
         if not first <= self.clip_skip < first + layers:
             raise ConfigError(
-                f"clip_skip = {self.clip_skip}: the text encoder of this {self.family.title} model"
-                f" has layers {first} to {first + layers - 1}, counted from its end"
+                f"clip_skip = {self.clip_skip}: the text encoder of this {TITLES[layout.family]}"
+                f" model has layers {first} to {first + layers - 1}, counted from its end"
             )
 
     @property
@@ -69,6 +70,11 @@ class StableDiffusion:
         """``(channels, h, w)`` of a square picture's latent."""
         side = resolution // self.layout.downscale
         return (self.layout.unet_config["in_channels"], side, side)
+
+    def unread(self, part: str) -> set[str]:
+        """Parameters of a part that no gradient reaches, by name."""
+        encoder = self.text_encoders.get(part)
+        return unread(encoder, self.family, self.clip_skip) if encoder else set()
 
     def recompute_activations(self, text_encoders: bool) -> None:
         """Gradient checkpointing of the UNet, and of the text encoders if they train."""

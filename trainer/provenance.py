@@ -9,8 +9,10 @@ import importlib.metadata
 import json
 from collections.abc import Iterable
 
+from .checkpoint import Layout
 from .config import Concept, Job, Photo
 from .config.lora import ALL_LAYERS, DORA
+from .families import family_of
 from .images import ImageFile
 
 VERSION = "0.1.0"
@@ -29,17 +31,19 @@ def dataset_digest(concepts: Iterable[Concept], files: dict[Photo, ImageFile]) -
     return digest.hexdigest()
 
 
-def metadata(job: Job, base_digest: str, data_digest: str, precision: str) -> dict[str, str]:
+def metadata(
+    job: Job, layout: Layout, base_digest: str, data_digest: str, precision: str
+) -> dict[str, str]:
     """The header of the file, as strings: https://github.com/Stability-AI/ModelSpec and ours."""
     config = job.config
     identifiers = ", ".join(dict.fromkeys(f"{c.identifier} {c.class_noun}" for c in job.concepts))
     values = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.architecture": family_of(layout).architectures[layout.prediction],
         "modelspec.implementation": "diffusers",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(layout.prediction, "epsilon"),
         "dreambooth.version": VERSION,
         "dreambooth.libraries": _libraries(),
         "dreambooth.base_sha256": base_digest,
@@ -50,7 +54,7 @@ def metadata(job: Job, base_digest: str, data_digest: str, precision: str) -> di
     }
     if config.lora.is_on:
         values |= {"modelspec.architecture": values["modelspec.architecture"] + "/lora"}
-        values |= _kohya(job, base_digest)
+        values |= _kohya(job, layout, base_digest)
     if config.save_prompts:
         values["modelspec.trigger_phrase"] = identifiers
         values["dreambooth.concepts"] = json.dumps(
@@ -71,7 +75,7 @@ def metadata(job: Job, base_digest: str, data_digest: str, precision: str) -> di
     return values
 
 
-def _kohya(job: Job, base_digest: str) -> dict[str, str]:
+def _kohya(job: Job, layout: Layout, base_digest: str) -> dict[str, str]:
     """What kohya's scripts write into a LoRA file, and its readers show, as far as it is known.
 
     kohya-ss/sd-scripts ``train_network.py``. DoRA is LyCORIS's module, by the same file layout.
@@ -88,8 +92,8 @@ def _kohya(job: Job, base_digest: str) -> dict[str, str]:
         "ss_network_alpha": lora.alpha,
         "ss_network_dropout": lora.dropout,
         "ss_network_args": json.dumps(arguments),
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": False,
+        "ss_base_model_version": family_of(layout).versions[layout.prediction],
+        "ss_v2": layout.family == "sd2",
         "ss_sd_model_hash": base_digest,
         "ss_output_name": job.name,
         "ss_learning_rate": config.learning_rate,

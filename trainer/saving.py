@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint import CheckpointError
+from .checkpoint import V_PREDICTION_SPREAD, CheckpointError, prediction_spread
 from .config import ConfigError
 from .events import Listener, Note, Phase, Saved
 from .files import sha256
 from .setup import Prepared
-from .state import Result, check_room, drop_finished_states
+from .state import DTYPES, Result, check_room, drop_finished_states
 from .training_state import Progress
 
+_CLOSE = 0.005  # to the number by which the host tells predictions apart
 FINISHED_KEPT = 2  # runs that can still be asked for more steps
 
 
@@ -39,6 +40,7 @@ class Saver:
         """The checkpoint; a file of fewer steps that this run wrote before is replaced."""
         sums = self._write(self._folder.checkpoint, step)
         self._compare(sums)
+        self._look_at_prediction()
         return self._folder.checkpoint
 
     def _write(self, path: Path, step: int) -> dict[str, int]:
@@ -63,6 +65,29 @@ class Saver:
                         " apart. Raise the learning rate or the steps, or save in fp32"
                     )
                 )
+
+    def _look_at_prediction(self) -> None:
+        """Say so if the host will take the trained weights for a model of another prediction."""
+        layout = self._p.model.layout
+        dtype = DTYPES[self._config.save_precision]
+        tensors = {key: t.to(dtype) for key, t in self._p.trained.tensors().items() if t.ndim == 1}
+        spread = prediction_spread(tensors)
+        if layout.family != "sd2" or spread is None:
+            return
+        taken = "v_prediction" if spread > V_PREDICTION_SPREAD else "epsilon"
+        said = (
+            f"every loader tells what an SD 2.x model predicts by one number of its weights: above"
+            f" {V_PREDICTION_SPREAD} it is v_prediction, here it is {spread:.4f}"
+        )
+        if taken != layout.prediction:
+            self._listener(
+                Note(
+                    f"{said}, though it predicts {layout.prediction}: put ModelSamplingDiscrete"
+                    f" with {layout.prediction} behind its Load Checkpoint"
+                )
+            )
+        elif abs(spread - V_PREDICTION_SPREAD) < _CLOSE:
+            self._listener(Note(f"{said}, which is close: training on may take it across"))
 
     def state_is_due(self) -> bool:
         minutes = self._config.state_minutes

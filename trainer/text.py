@@ -17,17 +17,17 @@ def encode(
     clip_skip: int,
     device: torch.device,
 ) -> Conditioning:
-    """Each prompt through every encoder of the family; the states lie side by side.
+    """Each prompt through every encoder; their states lie side by side, in this order.
 
     Args:
-        encoders: part → module, on ``device``.
+        encoders: by part, on ``device``.
         clip_skip: see :class:`model.StableDiffusion`.
     """
     layer = clip_skip - family.unbuilt
     states, pooled = [], None
-    for part, padding in family.paddings.items():
-        tokens = tokenize(list(prompts), padding).to(device)
-        hidden, projected = _encode(encoders[part], tokens, layer, family.normed)
+    for encoder in encoders.values():
+        tokens = tokenize(list(prompts), encoder.config.pad_token_id).to(device)
+        hidden, projected = _encode(encoder, tokens, layer, family.normed)
         states.append(hidden)
         pooled = projected if projected is not None else pooled
     return Conditioning(states[0] if len(states) == 1 else torch.cat(states, -1), pooled)
@@ -49,6 +49,22 @@ def _encode(
     if normed:
         states = _inner(encoder).final_layer_norm(states)
     return states, getattr(output, "text_embeds", None)
+
+
+def unread(encoder: nn.Module, family: Family, clip_skip: int) -> set[str]:
+    """Parameters of an encoder that no answer of the UNet depends on, by name.
+
+    Layers behind the one that is read and, where its states stay as they are, the final norm; but
+    for the pooled vector of an encoder that has a projection all of them are read.
+    """
+    if hasattr(encoder, "text_projection"):
+        return set()
+    inner = _inner(encoder)
+    layers = list(inner.encoder.layers)
+    idle: list[nn.Module] = layers[len(layers) + 1 - (clip_skip - family.unbuilt) :]
+    idle += [] if family.normed else [inner.final_layer_norm]
+    ids = {id(parameter) for module in idle for parameter in module.parameters()}
+    return {name for name, parameter in encoder.named_parameters() if id(parameter) in ids}
 
 
 def _inner(encoder: nn.Module) -> nn.Module:

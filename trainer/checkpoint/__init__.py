@@ -1,7 +1,7 @@
 """Single-file checkpoints ↔ diffusers modules: detect the family from shapes, build, export, read,
 write and verify."""
 
-from .convert import build, export, key_map, part_keys
+from .convert import build, export, file_keys, key_map, part_keys
 from .errors import CheckpointError, UnsupportedModel
 from .file import checksums, file_size, read_checkpoint, write_checkpoint
 from .layout import TITLES, Layout, detect
@@ -19,6 +19,7 @@ __all__ = [
     "checksums",
     "detect",
     "export",
+    "file_keys",
     "file_size",
     "is_finite",
     "key_map",

@@ -30,7 +30,7 @@ def part_keys(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> li
     module: ``position_ids``, ``vae_scale`` and the like. Raises CheckpointError unless the part is
     complete and holds nothing else.
     """
-    named = set(_spelled(state_dict, layout, part).values())
+    named = set(file_keys(state_dict, layout, part).values())
     is_extra = naming(layout, part).is_extra
     return [key for key in state_dict if key in named or is_extra(key)]
 
@@ -51,7 +51,7 @@ def build(
     CheckpointError if a tensor is missing, unexpected or has another shape.
     """
     with torch.inference_mode(False):
-        names = _spelled(state_dict, layout, part)
+        names = file_keys(state_dict, layout, part)
         module = make_module(layout, part)
         wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
         filled, wrong = {}, []
@@ -80,7 +80,7 @@ def export(
     files hold in another form (stacked or transposed).
     """
     state = module.state_dict()
-    names = _spelled(like, layout, part) if like is not None else key_map(layout, part)
+    names = file_keys(like, layout, part) if like is not None else key_map(layout, part)
     missing, unexpected = names.keys() - state.keys(), state.keys() - names.keys()
     _complain(layout, part, missing=missing, unexpected=unexpected)
     out = {}
@@ -101,8 +101,11 @@ def export(
     return out
 
 
-def _spelled(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> dict[str, str]:
-    """Module key → the key that this file uses; strict about what is missing and left over."""
+def file_keys(state_dict: Mapping[str, Tensor], layout: Layout, part: str) -> dict[str, str]:
+    """Module key → the key that this file uses; see ``key_map``.
+
+    Raises CheckpointError for what is missing and for what is left over.
+    """
     file = naming(layout, part)
     found, missing = {}, []
     for key, name in file.names.items():

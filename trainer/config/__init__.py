@@ -5,7 +5,7 @@ live here and nowhere else. The nodes' widgets, the shell and the tests read the
 """
 
 from .data import DataConfig
-from .job import Concept, Job
+from .job import PREDICTIONS, Concept, Job
 from .lora import LoraConfig
 from .loss import LossConfig
 from .options import (
@@ -26,6 +26,7 @@ from .train import UNET, UNET_AND_TEXT_ENCODER, WITHOUT_EFFECT_ON_WEIGHTS, Train
 __all__ = [
     "AS_MASK",
     "MAX_SEED",
+    "PREDICTIONS",
     "UNET",
     "UNET_AND_TEXT_ENCODER",
     "WITHOUT_EFFECT_ON_WEIGHTS",

@@ -95,6 +95,9 @@ class Concept:
         return not self.class_images and self.prior_weight > 0
 
 
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A whole run, as ``job.json`` holds it: ``python -m trainer job.json`` repeats it.
@@ -104,7 +107,11 @@ class Job:
         base: single-file checkpoint; None if the graph wired weights that no one file holds.
         base_digest: of the weights that the run started from (``checkpoint.weights_digest``);
             filled in by the run itself.
-        clip_skip: 1 = the text encoder's last layer, 2 = the one before…
+        clip_skip: 1 = the text encoder's last layer, 2 = the one before…; None, until the run fills
+            it in: the one that the family was trained with.
+        prediction: what the model is sampled as, "epsilon" or "v_prediction"; None, until the run
+            fills it in: what the base's file says. Only an SD 1.x file cannot say it.
+        zero_terminal_snr: whether it is sampled with a noise schedule that ends in pure noise.
         checkpoints: folder of the finished file.
         runs: folder that holds a folder per run.
         cache: folder of encoded images.
@@ -118,15 +125,23 @@ class Job:
     config: TrainConfig = field(default_factory=TrainConfig)
     base: str | None = None
     base_digest: str = ""
-    clip_skip: int = 1
+    clip_skip: int | None = None
+    prediction: str | None = None
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         for name in ("name", "checkpoints", "runs", "cache", "base_digest"):
             check_text(name, getattr(self, name))
         if self.base is not None:
             check_text("base", self.base)
-        if type(self.clip_skip) is not int or self.clip_skip < 1:
+        if self.clip_skip is not None and (type(self.clip_skip) is not int or self.clip_skip < 1):
             raise ConfigError(f"clip_skip = {shown(self.clip_skip)}: expected 1 or more")
+        if self.prediction not in (None, *PREDICTIONS):
+            said = f"prediction = {shown(self.prediction)}"
+            raise ConfigError(f"{said}: expected {' or '.join(PREDICTIONS)}")
+        if type(self.zero_terminal_snr) is not bool:
+            said = f"zero_terminal_snr = {shown(self.zero_terminal_snr)}"
+            raise ConfigError(f"{said}: expected true or false")
         if not self.concepts:
             raise ConfigError("no concepts: connect a DreamBooth Concept")
 
