@@ -37,11 +37,30 @@ def test_cuts_cover_the_step_once() -> None:
         assert max(map(len, cuts)) == ladder.rows
 
 
+def test_no_cut_spans_two_batches() -> None:
+    """Which may be of two sizes."""
+    ladder = Ladder(3, has_classes=False, checkpointing=False)
+    assert [list(cut) for cut in ladder.cut(6, 6)] == [[6, 7, 8], [9, 10, 11]]
+    ladder.lower()
+    assert [list(cut) for cut in ladder.cut(6, 6)] == [[6, 7], [8], [9, 10], [11]]
+
+
 def test_passes_part_instance_and_class_rows() -> None:
     rows = torch.arange(4.0)
     is_class = torch.tensor([False, False, True, True])
     names, sizes = ["a", "b", "c", "d"], rows[:, None].expand(4, 6)
-    batch = Batch(rows, rows + 10, rows + 15, rows.long(), rows + 20, is_class, names, sizes)
+    batch = Batch(
+        rows,
+        rows + 10,
+        rows + 15,
+        rows.long(),
+        rows + 20,
+        is_class,
+        is_class,
+        [0, 1, 0, 1],
+        names,
+        sizes,
+    )
     ladder = Ladder(2, has_classes=True, checkpointing=True)
     assert ladder.passes(batch) == [batch]
     ladder.lower()

@@ -18,7 +18,7 @@ def model() -> StableDiffusion:
 def test_equals_a_plain_ddim_loop() -> None:
     sd = model()
     text, empty = encode_for_preview(sd, ["a zwx dog", ""], CPU)
-    options = {"resolution": 64, "steps": 4, "cfg": 3.0, "seed": 5, "device": CPU}
+    options = {"size": (64, 64), "steps": 4, "cfg": 3.0, "seed": 5, "device": CPU}
     got = sample(sd, text, empty, **options)
 
     ddim = DDIMScheduler(
@@ -45,7 +45,7 @@ def test_equals_a_plain_ddim_loop() -> None:
 def test_same_seed_same_picture_and_the_process_generator_is_untouched() -> None:
     sd = model()
     text, empty = encode_for_preview(sd, ["a zwx dog", ""], CPU)
-    options = {"resolution": 64, "steps": 2, "cfg": 7.5, "device": CPU}
+    options = {"size": (64, 64), "steps": 2, "cfg": 7.5, "device": CPU}
     before = torch.get_rng_state()
     first, again = (sample(sd, text, empty, seed=1, **options) for _ in range(2))
     assert first.tobytes() == again.tobytes()

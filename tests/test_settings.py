@@ -146,6 +146,10 @@ GIVEN = {
     "loss.multires_noise_discount": loss(multires_noise_iterations=6),
 }
 ELSEWHERE = {
+    "data.bucket_max_side",
+    "data.bucket_min_side",
+    "data.bucket_no_upscale",
+    "data.buckets",
     "data.keep_tags",
     "data.shuffle_tags",
     "data.unmasked_weight",

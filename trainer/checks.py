@@ -51,7 +51,7 @@ class Plan:
         frames = Frames(config.resolution, config.seed, config.data, sizes)
         texts = Texts(config.seed, config.data)
         taught = config.lora.prior_without_images
-        return PairedRows(self.job.concepts, config.seed, frames, texts, taught)
+        return PairedRows(self.job.concepts, config.seed, frames, texts, taught, config.batch_size)
 
 
 def check(

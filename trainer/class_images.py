@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .config import ConfigError, check_options, option
+from .buckets import Size, bucket_of, bucket_sizes, shares
+from .config import ConfigError, DataConfig, check_options, option
 from .images import ImageError, ImageFile, check_image, save_png
 
 
@@ -41,21 +43,38 @@ class ClassImagesConfig:
         if not self.prompt.strip():
             raise ConfigError("the class prompt is empty: say what the class is, as in 'a dog'")
 
-    def recipe(self, base: Mapping[str, Any]) -> dict[str, Any]:
+    def recipe(self, base: Mapping[str, Any], size: Size) -> dict[str, Any]:
         """All that decides what a picture shows but its seed.
 
         Args:
             base: what tells the base's weights from others.
+            size: width and height in pixels.
         """
-        names = ("prompt", "negative", "resolution", "sampler_name", "scheduler", "steps", "cfg")
-        return {name: getattr(self, name) for name in names} | dict(base)
+        names = ("prompt", "negative", "sampler_name", "scheduler", "steps", "cfg")
+        values = {name: getattr(self, name) for name in names}
+        width, height = size
+        values["resolution"] = width if width == height else f"{width}x{height}"
+        return values | dict(base)
+
+    def sizes(self, photos: Sequence[Size], data: DataConfig | None) -> dict[Size, int]:
+        """How many pictures of which size: squares, or as the photos' buckets need them.
+
+        Args:
+            photos: sizes of the instance images; empty: they are not known.
+            data: of the run's settings; None: not known, and photos ask for buckets.
+        """
+        data = data or DataConfig(buckets=bool(photos))
+        if not photos or not data.buckets:
+            return {(self.resolution, self.resolution): self.count}
+        there = bucket_sizes(self.resolution, data)
+        return shares(self.count, Counter(bucket_of(size, there, data) for size in photos))
 
 
 class ClassImageStore:
     """The pictures of one recipe: a folder named by prompt and by a hash of all that made them."""
 
-    def __init__(self, root: Path, recipe: dict[str, Any], seed: int) -> None:
-        self._recipe, self._seed = recipe, seed
+    def __init__(self, root: Path, recipe: dict[str, Any], seed: int, size: Size) -> None:
+        self._recipe, self._seed, self.size = recipe, seed, size
         text = json.dumps(recipe, sort_keys=True)
         slug = re.sub(r"[^a-z0-9]+", "_", recipe["prompt"].lower()).strip("_")[:48] or "class"
         self.folder = root / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -65,7 +84,7 @@ class ClassImageStore:
 
     def valid(self, count: int) -> dict[int, ImageFile]:
         """The pictures that can be read and have the right size, by number."""
-        side, found = self._recipe["resolution"], {}
+        found = {}
         for number in range(count):
             path = self._path(number)
             if not path.is_file():
@@ -74,7 +93,7 @@ class ClassImageStore:
                 image = check_image(path)
             except ImageError:
                 continue  # damaged: it is made again
-            if (image.width, image.height) == (side, side):
+            if (image.width, image.height) == self.size:
                 found[number] = image
         return found
 

@@ -37,6 +37,7 @@ class Ladder:
 
     def __init__(self, batch_size: int, has_classes: bool, checkpointing: bool) -> None:
         self.rows = batch_size
+        self._batch_size = batch_size
         self.apart = not has_classes
         self.checkpointing = checkpointing
 
@@ -54,9 +55,14 @@ class Ladder:
         return None
 
     def cut(self, first: int, count: int) -> Iterator[range]:
-        """Positions of a step's instance rows, in forward passes."""
-        for start in range(first, first + count, self.rows):
-            yield range(start, min(start + self.rows, first + count))
+        """Positions of a step's instance rows, in forward passes.
+
+        None of them spans two batches, which may be of two sizes.
+        """
+        for batch in range(first, first + count, self._batch_size):
+            end = min(batch + self._batch_size, first + count)
+            for start in range(batch, end, self.rows):
+                yield range(start, min(start + self.rows, end))
 
     def passes(self, batch: Batch) -> list[Batch]:
         """The rows of one cut as forward passes: together, or instance rows and then class rows."""

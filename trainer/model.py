@@ -66,10 +66,10 @@ class StableDiffusion:
         """How many noise levels there are."""
         return len(self.alphas_cumprod)
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """``(channels, h, w)`` of a square picture's latent."""
-        side = resolution // self.layout.downscale
-        return (self.layout.unet_config["in_channels"], side, side)
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """``(channels, h, w)`` of the latent of a picture, ``size``: its width and height."""
+        width, height = (side // self.layout.downscale for side in size)
+        return (self.layout.unet_config["in_channels"], height, width)
 
     def unread(self, part: str) -> set[str]:
         """Parameters of a part that no gradient reaches, by name."""

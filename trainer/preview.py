@@ -43,7 +43,7 @@ def sample(
     text: Conditioning,
     empty: Conditioning,
     *,
-    resolution: int,
+    size: tuple[int, int],
     steps: int,
     cfg: float,
     seed: int,
@@ -53,16 +53,17 @@ def sample(
     """One picture with classifier-free guidance, always from the same noise for the same seed.
 
     Args:
+        size: width and height in pixels.
         text, empty: of the prompt and of the empty prompt.
     """
-    noise = torch.randn(
-        1, *model.latent_shape(resolution), generator=generator(seed, "preview")
-    ).to(device)
+    noise = torch.randn(1, *model.latent_shape(size), generator=generator(seed, "preview")).to(
+        device
+    )
     ddim = scheduler(steps, model.prediction, model.layout.zero_terminal_snr)
     latents = noise * ddim.init_noise_sigma
     both = Conditioning.cat([empty, text])
-    side = float(resolution)
-    sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]] * 2, device=device)
+    width, height = map(float, size)
+    sizes = torch.tensor([[height, width, 0.0, 0.0, height, width]] * 2, device=device)
     for t in ddim.timesteps:
         check_stop()
         timesteps = t.to(device).expand(2)

@@ -52,7 +52,7 @@ class Previews:
             image = sample(
                 self._p.model,
                 *self._texts(prompt),
-                resolution=config.resolution,
+                size=self._p.rows.main_size,
                 steps=config.preview_steps,
                 cfg=config.preview_cfg,
                 seed=config.seed + index,

@@ -112,6 +112,8 @@ def prepare(
             "a picture does not fit into the memory while it is encoded, and nothing was trained:"
             " choose a smaller resolution, or close what else uses the memory"
         ) from error
+    if idle := rows.idle_classes():
+        listener(Note(f"{idle} class images are left out: no photo has their shape"))
     for path in latents.unseen_masks():
         listener(Note(f"{Path(path).name}: a cut holds nothing of the white part of its mask"))
     texts = _frozen_texts(job, rows, model, plan.device)

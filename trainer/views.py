@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .buckets import Size, bucket_of, bucket_sizes
 from .config import DataConfig, Photo
 from .randomness import pick
 
@@ -69,40 +70,48 @@ class Frames:
         resolution: int,
         seed: int = 0,
         data: DataConfig | None = None,
-        sizes: Mapping[Photo, tuple[int, int]] | None = None,
+        sizes: Mapping[Photo, Size] | None = None,
     ) -> None:
         """
         Args:
-            sizes: width and height of every photo; needed where ``data.crops`` is more than one.
+            sizes: width and height of every photo; needed for several crops and for buckets.
         """
-        self._size = (resolution, resolution)
+        self._square = (resolution, resolution)
         self._seed = seed
         self._data = data or DataConfig()
         self._sizes = sizes or {}
+        self._buckets: dict[Photo, Size] = {}
+        if self._data.buckets:
+            there = bucket_sizes(resolution, self._data)
+            self._buckets = {p: bucket_of(s, there, self._data) for p, s in self._sizes.items()}
+
+    def size_of(self, photo: Photo) -> Size:
+        """At which a photo trains by itself."""
+        return self._buckets[photo] if self._data.buckets else self._square
 
     def views(self, photo: Photo) -> list[View]:
         """Every view that an instance row can get."""
         turns = (False, True) if self._data.flip else (False,)
-        places = self._places(photo)
-        return [View(photo, self._size, place, turn) for place in places for turn in turns]
+        size, places = self.size_of(photo), self._places(photo)
+        return [View(photo, size, place, turn) for place in places for turn in turns]
 
     def instance(self, photo: Photo, position: int) -> View:
         """The view of the instance row at ``position``."""
         places = self._places(photo)
         place = places[pick(len(places), self._seed, "crop", position)]
         mirrored = self._data.flip and bool(pick(2, self._seed, "flip", position))
-        return View(photo, self._size, place, mirrored)
+        return View(photo, self.size_of(photo), place, mirrored)
 
-    def class_(self, photo: Photo) -> View:
-        """Class images are many: one view of each does."""
-        return View(photo, self._size)
+    def class_(self, photo: Photo, size: Size) -> View:
+        """A class image at its partner's size. They are many: one view of each does."""
+        return View(photo, size)
 
     def _places(self, photo: Photo) -> list[float]:
         """Where cuts may lie; one that leaves less than a pixel to move has one place."""
         count = self._data.crops
         if count == 1:
             return [0.5]
-        (width, height), (w, h) = self._sizes[photo], self._size
+        (width, height), (w, h) = self._sizes[photo], self.size_of(photo)
         scale = max(w / width, h / height)
         if max(width * scale - w, height * scale - h) < 1:
             return [0.5]

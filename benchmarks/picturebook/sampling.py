@@ -25,7 +25,7 @@ def sample_all(
     device: torch.device,
 ) -> Tensor:
     """uint8 ``[len(prompts), 3, size, size]``; picture n starts from the noise of (seed, n)."""
-    shape = model.latent_shape(size)
+    shape = model.latent_shape((size, size))
     noise = torch.stack(
         [torch.randn(*shape, generator=generator(seed, "bench", n)) for n in range(len(prompts))]
     )

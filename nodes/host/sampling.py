@@ -18,7 +18,8 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 class Sampling:
     """How the host samples pictures."""
 
-    resolution: int
+    width: int
+    height: int
     sampler_name: str
     scheduler: str
     steps: int
@@ -39,8 +40,8 @@ def sample_pictures(
     Every picture's first noise comes from its own seed. What an ancestral sampler adds on its way
     comes from the batch's first seed, so there a picture also depends on its batch.
     """
-    side = how.resolution // 8
-    empty = torch.zeros(len(seeds), 4, side, side, device=management.intermediate_device())
+    shape = (len(seeds), 4, how.height // 8, how.width // 8)
+    empty = torch.zeros(shape, device=management.intermediate_device())
     empty = comfy.sample.fix_empty_latent_channels(model, empty)
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
     latents = comfy.sample.sample(

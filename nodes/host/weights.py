@@ -132,7 +132,7 @@ def paint_and_unload(load: Callable[[], tuple[Any, Any, Any]]) -> None:
             model, clip, vae = load()
             _require_wires(model, clip, vae)
             text = encode_text(clip, "a photo")
-            how = Sampling(64, "euler", "normal", steps=1, cfg=1.0)
+            how = Sampling(64, 64, "euler", "normal", steps=1, cfg=1.0)
             picture = sample_pictures(model, vae, text, text, [0], how, lambda step: None)
         if not torch.isfinite(picture).all():
             raise ValueError("a picture painted with it holds values that are not finite")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .options import check_options, option
+from .options import ConfigError, check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,28 @@ class DataConfig:
         step=0.01,
     )
 
+    buckets: bool = option(
+        False,
+        "Train each photo at a size of its own shape and about resolution² pixels instead of"
+        " cutting a square out of it.",
+    )
+    bucket_min_side: int = option(
+        256, "Of buckets: the shortest side in pixels.", min=64, max=2048, step=64
+    )
+    bucket_max_side: int = option(
+        2048, "Of buckets: the longest side in pixels.", min=64, max=4096, step=64
+    )
+    bucket_no_upscale: bool = option(
+        False, "Of buckets: train a photo that is smaller at a smaller size, not enlarged."
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
+        for name in ("bucket_min_side", "bucket_max_side"):
+            if (side := getattr(self, name)) % 64:
+                raise ConfigError(f"{name} = {side}: choose a multiple of 64")
+        if self.bucket_min_side > self.bucket_max_side:
+            raise ConfigError(
+                f"bucket_min_side = {self.bucket_min_side} is more than bucket_max_side ="
+                f" {self.bucket_max_side}: lower the one or raise the other"
+            )
