@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .class_images import DreamBoothClassImages
 from .concept import DreamBoothConcept, DreamBoothConceptsFile
 from .data import DreamBoothData
+from .difference import DreamBoothDifference, DreamBoothSaveDifference
 from .images import DreamBoothInstanceImages
 from .lora import DreamBoothLora
 from .loss import DreamBoothLoss
@@ -21,6 +22,8 @@ NODES: list[type[io.ComfyNode]] = [
     DreamBoothTrain,
     DreamBoothLora,
     DreamBoothLoss,
+    DreamBoothDifference,
+    DreamBoothSaveDifference,
 ]
 
 

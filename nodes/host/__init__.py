@@ -4,6 +4,7 @@ Written for 0.3.60 and later; what differs in newer hosts is looked up by name, 
 """
 
 from .card import Progress, card_to_ourselves, device, release_memory, say
+from .difference import blend, checkpoint_names, load_trained, pairs
 from .folders import (
     checkpoint_folder,
     find_checkpoint,
@@ -32,8 +33,10 @@ __all__ = [
     "SUPPORTED_CLASSES",
     "Sampling",
     "Weights",
+    "blend",
     "card_to_ourselves",
     "checkpoint_folder",
+    "checkpoint_names",
     "describe_weights",
     "device",
     "encode_text",
@@ -41,8 +44,10 @@ __all__ = [
     "input_subfolders",
     "load_checkpoint",
     "load_lora",
+    "load_trained",
     "lora_folder",
     "output_folder",
+    "pairs",
     "release_memory",
     "resolve",
     "result_name",

@@ -5,6 +5,7 @@ live here and nowhere else. The nodes' widgets, the shell and the tests read the
 """
 
 from .data import DataConfig
+from .difference import DifferenceConfig
 from .job import PREDICTIONS, Concept, Job
 from .lora import LoraConfig
 from .loss import LossConfig
@@ -33,6 +34,7 @@ __all__ = [
     "Concept",
     "ConfigError",
     "DataConfig",
+    "DifferenceConfig",
     "Job",
     "LoraConfig",
     "LossConfig",
