@@ -18,6 +18,7 @@ KINDS = {
     "full_sdxl": ("SDXL", UNUSED + IDS),
     "ssd1b": ("SSD1B", UNUSED + IDS),
     "vega": ("Segmind_Vega", UNUSED + IDS),
+    "koala": ("KOALA_700M", UNUSED + IDS),
 }
 
 

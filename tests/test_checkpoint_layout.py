@@ -325,6 +325,10 @@ REFUSED = {
     "inpainting": (with_channels(9), "inpainting"),
     "pix2pix": (with_channels(8), "instruct-pix2pix"),
     "depth": (with_channels(5), "depth-guided"),
+    "sdxl inpainting": (
+        meta("toy_sdxl") | {UNET + "input_blocks.0.0.weight": empty(32, 9, 3, 3)},
+        "inpainting",
+    ),
     "other channels": (with_channels(6), "6 latent channels"),
     "fp8": (
         changed(**{UNET + "out.2.weight": empty(4, 32, 3, 3, dtype=torch.float8_e4m3fn)}),

@@ -21,7 +21,7 @@ def text_config(
     ``embedding`` is the shape of the tokens' table; ``pad`` is the token that the host fills a
     prompt up with. Raises UnsupportedModel for another vocabulary than CLIP's.
     """
-    vocabulary, hidden = embedding
+    vocabulary, hidden = embedding[0], embedding[1]
     if vocabulary != _VOCABULARY:
         raise UnsupportedModel(
             f"The text encoder knows {vocabulary} tokens and not CLIP's {_VOCABULARY}: use a "

@@ -62,17 +62,16 @@ def _of_family(shapes: Shapes, family: str) -> dict:
 def _depths(levels: list[list[tuple[int, int]]], middle: int, up: list[list[int]]) -> dict:
     """Transformer blocks: a number per level, or per block where the way up has others.
 
-    A level without attention has 1, which nothing reads; diffusers gives the middle block the last
-    level's depth.
+    diffusers gives the middle block the last level's depth; that of another level without
+    attention is not read.
     """
     down = [[depth for _, depth in level] for level in levels]
     if up == _mirrored(down):
         depths = [level[0] for level in down]
         ends = (*(depth or 1 for depth in depths[:-1]), depths[-1] or middle or 1)
         return {"transformer_layers_per_block": _common(ends)}
-    last = middle if not any(down[-1]) and middle else 1
     return {
-        "transformer_layers_per_block": tuple(tuple(d) if any(d) else last for d in down),
+        "transformer_layers_per_block": tuple(tuple(d) if any(d) else middle or 1 for d in down),
         "reverse_transformer_layers_per_block": tuple(tuple(d) if any(d) else 1 for d in up),
     }
 

@@ -38,7 +38,7 @@ def detect_vae(shapes: Shapes) -> tuple[str, dict, int]:
     if shapes[VAE + "post_quant_conv.weight"][:2] != (latent, latent):
         raise UnsupportedModel(
             "The VAE's embedding and latent widths differ, which diffusers cannot express: use a "
-            "Stable Diffusion 1.x VAE."
+            "Stable Diffusion VAE."
         )
     config = {
         "in_channels": shapes[VAE + "encoder.conv_in.weight"][1],
