@@ -11,7 +11,7 @@ import torch
 from pack.trainer import gradients
 from pack.trainer.checkpoint import CheckpointError, read_checkpoint
 from pack.trainer.config import ConfigError, Job
-from pack.trainer.events import Command, Note, Phase, Preview, Saved, Step
+from pack.trainer.events import Begun, Command, Note, Phase, Preview, Saved, Step
 from pack.trainer.images import ImageError
 from pack.trainer.loop import TrainingError, train
 from pack.trainer.objective import row_losses
@@ -166,6 +166,44 @@ def test_stop_before_the_first_step_leaves_no_checkpoint(tmp_path: Path) -> None
     made = run(make_job(tmp_path), control=lambda: Command.STOP)
     assert made.result.stopped and made.result.checkpoint is None
     assert not (tmp_path / "runs").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_preview_and_a_checkpoint_on_wish(tmp_path: Path) -> None:
+    """Each once, after the step in which it was asked for; the weights do not notice."""
+    events = []
+    orders = iter([Command.PREVIEW, Command.SAVE, Command.PREVIEW])
+
+    def control() -> Command:
+        steps = sum(isinstance(e, Step) for e in events)
+        return next(orders, Command.GO_ON) if steps == 1 else Command.GO_ON
+
+    job = make_job(tmp_path, steps=4, preview_steps=1)
+    result = train(job, toy_base(), device=CPU, listener=events.append, control=control)
+    assert [e.step for e in events if isinstance(e, Preview)] == [2]
+    assert [e.step for e in events if isinstance(e, Saved)] == [2, 4]
+    assert [e.step for e in events if isinstance(e, Begun)] == [0]
+    plain = run(make_job(tmp_path, steps=4))
+    assert same(read_checkpoint(result.checkpoint)[0], plain.tensors)
+    extra = result.checkpoint.with_name("toy-step000002.safetensors")
+    shorter = run(make_job(tmp_path, steps=2))
+    assert same(read_checkpoint(extra)[0], shorter.tensors)
+
+
+def test_a_run_with_wishes_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """Stopped after a wish, it ends in the file of a run that nobody spoke to."""
+    events = []
+
+    def control() -> Command:
+        steps = sum(isinstance(e, Step) for e in events)
+        return {1: Command.PREVIEW, 2: Command.SAVE, 3: Command.STOP}.get(steps, Command.GO_ON)
+
+    job = make_job(tmp_path, steps=5, preview_steps=1)
+    stopped = train(job, toy_base(), device=CPU, listener=events.append, control=control)
+    assert stopped.stopped and stopped.steps == 3
+    went_on = run(job, train_again=False)
+    assert went_on.result.name == stopped.name
+    assert [e.step for e in went_on.of(Begun)] == [3]
+    assert went_on.sha == run(make_job(tmp_path, steps=5, preview_steps=1)).sha
 
 
 def test_a_listener_that_raises_costs_no_work(tmp_path: Path) -> None:

@@ -18,6 +18,15 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The run has its folder, and ``step`` of its ``total`` steps: more than 0 if it goes on."""
+
+    folder: Path
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One finished optimizer step. ``loss`` is what was learned from, weights included;
     ``instance_loss`` and ``class_loss`` are plain mean squared errors over rows whatever the
@@ -62,15 +71,21 @@ class Note:
     text: str
 
 
-Event = Phase | Step | Preview | Saved | Note
+Event = Phase | Begun | Step | Preview | Saved | Note
 Listener = Callable[[Event], None]
 
 
 class Command(Enum):
-    """What the loop may be told between two steps."""
+    """What the loop may be told between two steps.
+
+    It asks often, also in the middle of a step: STOP holds until the end, PREVIEW and SAVE are each
+    told once and done when the step is.
+    """
 
     GO_ON = "go on"
     STOP = "stop"
+    PREVIEW = "preview"
+    SAVE = "save"
 
 
 Control = Callable[[], Command]

@@ -12,10 +12,11 @@ from .checkpoint import is_finite
 from .checks import check
 from .config import Job
 from .errors import TrainingError
-from .events import Command, Control, Listener, Note, Step, go_on, ignore
+from .events import Begun, Command, Control, Listener, Note, Step, go_on, ignore
 from .gradients import Gradients, Losses
 from .ladder import is_out_of_memory
 from .optim import lr_factor, make_optimizer, set_learning_rate
+from .orders import Orders, Stopped
 from .precision import accelerator
 from .previews import Previews
 from .rehearsal import Load
@@ -28,10 +29,6 @@ from .training_state import SavedState, capture, learning, restore
 
 BAD_WEIGHTS = "weights became numbers that are not finite,"
 RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
-
-
-class _Stopped(Exception):
-    """The user asked for the end; raised between two pieces of work, caught in the loop."""
 
 
 def train(
@@ -49,7 +46,7 @@ def train(
     Args:
         base: single-file state dict on the CPU; it is used up (see :func:`setup.prepare`).
         listener: told everything that happens; what it raises ends the run, the work is kept.
-        control: asked between pieces of work whether to stop.
+        control: asked between pieces of work whether to stop, or for a preview or a checkpoint.
         train_again: begin anew under a fresh name, whatever this job's earlier runs have done.
         load: loads a checkpoint as the user will and uses it once; tried before the first step on
             the file that an untrained model gives.
@@ -60,21 +57,18 @@ def train(
         TrainingError: the numbers went bad or the memory ran out; what was good is on disk.
     """
 
-    def check_stop() -> None:
-        if control() is Command.STOP:
-            raise _Stopped
-
+    orders = Orders(control)
     # a host may run us inside inference mode, where nothing can learn
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            plan = check(job, base, device, listener, check_stop)
+            plan = check(job, base, device, listener, orders.check)
             with find_start(plan, listener, train_again=train_again) as start:
                 if start.result:
                     return start.result
-                prepared = prepare(plan, base, start, listener, check_stop, load)
+                prepared = prepare(plan, base, start, listener, orders.check, load)
                 with accelerator(prepared.precision, device) as accelerate:
-                    return _Run(prepared, accelerate, listener, check_stop).run()
-        except _Stopped:  # before the first step
+                    return _Run(prepared, accelerate, listener, orders).run()
+        except Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
 
 
@@ -86,14 +80,16 @@ class _Run:
         learned: some update has reached the weights, so there is something to keep.
     """
 
-    def __init__(self, prepared: Prepared, accelerate: Accelerator, listener: Listener, check_stop):
+    def __init__(
+        self, prepared: Prepared, accelerate: Accelerator, listener: Listener, orders: Orders
+    ) -> None:
         self.p = prepared
         self.config = prepared.job.config
         self.device = prepared.device
         self.model = prepared.model
         self.accelerate = accelerate
         self.listener = listener
-        self.check_stop = check_stop
+        self.orders = orders
         self.saver = Saver(prepared, listener)
         self.updating = False
         self.learned = False
@@ -106,8 +102,8 @@ class _Run:
         self.optimizer = accelerate.prepare_optimizer(
             make_optimizer(unet, text_encoder, self.config)
         )
-        self.gradients = Gradients(prepared, accelerate, listener, check_stop)
-        self.previews = Previews(prepared, accelerate, listener, check_stop)
+        self.gradients = Gradients(prepared, accelerate, listener, orders.check)
+        self.previews = Previews(prepared, accelerate, listener, orders.check)
         self.sentinel = Sentinel(prepared.precision)
         self.done = 0
         seconds = prepared.state.progress.seconds if prepared.state else 0.0
@@ -131,7 +127,7 @@ class _Run:
         stopped = False
         try:
             self._loop()
-        except _Stopped:
+        except Stopped:
             stopped = True
         except BaseException:
             # an update that was interrupted may be half done: then its weights are no result
@@ -145,16 +141,19 @@ class _Run:
 
     def _loop(self) -> None:
         """Steps, previews and saves, in order."""
-        if not self.done or self._preview_is_due():
+        self.listener(Begun(self.p.folder.folder, self.done, self.config.steps))
+        if self._preview_is_due():
             self.previews.take(self.done, again=False)
         while self._is_not_done():
-            self.check_stop()
+            self.orders.check()
             self._step()
-            if self._is_due(self.config.save_every) and self.done < self.config.steps:
+            wishes = self.orders.take()
+            is_last = self.done == self.config.steps
+            if (self._is_due(self.config.save_every) or Command.SAVE in wishes) and not is_last:
                 self.saver.extra(self.done)
             if self.saver.state_is_due() and self.sentinel.calm:
                 self._keep_state()
-            if self._preview_is_due():
+            if self._preview_is_due() or Command.PREVIEW in wishes:
                 self.previews.take(self.done)
 
     def _is_not_done(self) -> bool:
@@ -164,7 +163,8 @@ class _Run:
         return self.done < self.config.steps
 
     def _preview_is_due(self) -> bool:
-        return self._is_due(self.config.preview_every) or self.done == self.config.steps
+        every = self.config.preview_every
+        return self._is_due(every) or bool(every) and self.done == self.config.steps
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.done % every == 0

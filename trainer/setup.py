@@ -234,8 +234,7 @@ def _set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> Non
 
 
 def _preview_prompts(job: Job) -> list[str]:
-    if not job.config.preview_every:
-        return []
+    """Also where none are due: a preview may be wished for."""
     if job.config.preview_prompt.strip():
         return [job.config.preview_prompt]
     return list(dict.fromkeys(c.instance_prompt for c in job.concepts))
