@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from ..trainer.config import Concept, ConfigError, Job, TrainConfig
-from ..trainer.events import Event, Note, Phase, Preview, Saved, Step
+from ..trainer.events import Begun, Command, Event, Note, Phase, Preview, Saved, Step
 from ..trainer.images import read_image
 from ..trainer.names import check_name
 from ..trainer.packages import check_packages
@@ -108,49 +108,49 @@ class DreamBoothTrain(io.ComfyNode):
         node_id = cls.hidden.unique_id or ""
         config = settings or TrainConfig()
         is_lora = config.lora.is_on
-        reporter = Reporter(host.Progress(node_id), "LoRA" if is_lora else "checkpoint")
-        check_name(name.strip())
-        weights = host.take_weights(model, clip, vae)
-        reporter.notes.append(f"trained from {weights.held_as}, as this ComfyUI holds them")
-        job = Job(
-            name=name.strip(),
-            base=host.find_checkpoint(cls.hidden.prompt, node_id),
-            clip_skip=weights.clip_skip,
-            concepts=tuple(concepts),
-            config=config,
-            checkpoints=str(host.lora_folder() if is_lora else host.checkpoint_folder()),
-            runs=str(host.output_folder()),
-            cache=str(host.output_folder() / "cache"),
-        )
-
-        def load(path: Path) -> None:
-            with reporter.progress.interrupt_kept():
-                if is_lora:
-                    host.try_lora(path, model, clip, vae)
-                else:
-                    host.try_checkpoint(path, weights.clip_layer)
-
-        with host.card_to_ourselves():
-            result = train(
-                job,
-                weights.state_dict,
-                device=host.device(),
-                listener=reporter,
-                control=reporter.progress.command,
-                train_again=train_again,
-                load=load,
+        name = check_name(name.strip())
+        with host.watched(node_id, name) as live:
+            reporter = Reporter(host.Progress(node_id), live, "LoRA" if is_lora else "checkpoint")
+            weights = host.take_weights(model, clip, vae)
+            reporter(Note(f"trained from {weights.held_as}, as this ComfyUI holds them"))
+            job = Job(
+                name=name,
+                base=host.find_checkpoint(cls.hidden.prompt, node_id),
+                clip_skip=weights.clip_skip,
+                concepts=tuple(concepts),
+                config=config,
+                checkpoints=str(host.lora_folder() if is_lora else host.checkpoint_folder()),
+                runs=str(host.output_folder()),
+                cache=str(host.output_folder() / "cache"),
             )
-        reporter.progress.raise_if_interrupted()
-        if result.checkpoint is None or result.folder is None:
-            raise RuntimeError("the run ended without a checkpoint")
-        reporter.progress.say("loading the trained model", always=True)
-        if is_lora:
-            loaded = (*host.load_lora(result.checkpoint, model, clip), vae)
-        else:
-            loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
-        file = host.result_name(result.checkpoint)
-        text = reporter.summary(result)
-        reporter.progress.say(text, always=True)
+
+            def load(path: Path) -> None:
+                with reporter.progress.interrupt_kept():
+                    if is_lora:
+                        host.try_lora(path, model, clip, vae)
+                    else:
+                        host.try_checkpoint(path, weights.clip_layer)
+
+            with host.card_to_ourselves():
+                result = train(
+                    job,
+                    weights.state_dict,
+                    device=host.device(),
+                    listener=reporter,
+                    control=reporter.command,
+                    train_again=train_again,
+                    load=load,
+                )
+            reporter.progress.raise_if_interrupted()
+            if result.checkpoint is None or result.folder is None:
+                host.interrupt()  # stopped before there was anything to keep
+            reporter.progress.say("loading the trained model", always=True)
+            if is_lora:
+                loaded = (*host.load_lora(result.checkpoint, model, clip), vae)
+            else:
+                loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
+            file = host.result_name(result.checkpoint)
+            text = reporter.finish(result)
         return io.NodeOutput(
             *loaded,
             "" if is_lora else file,
@@ -170,14 +170,16 @@ def _last_pictures(folder: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Reporter:
-    """The trainer's events as the node's bar, line and picture."""
+    """The trainer's events as the node's bar, line and picture, and for the page."""
 
     progress: host.Progress
+    live: host.Live
     kind: str
     notes: list[str] = dataclasses.field(default_factory=list)
     last: Step | None = None
 
     def __call__(self, event: Event) -> None:
+        self.live(event)
         if isinstance(event, Step):
             self.last = event
             self.progress.bar(event.step, event.total)
@@ -195,12 +197,27 @@ class Reporter:
         elif isinstance(event, Saved):
             self.progress.say(f"saved step {event.step}: {event.path.name}", always=True)
 
+    def command(self) -> Command:
+        """A cancel ends the prompt, too; a stop on the page lets the graph go on."""
+        return Command.STOP if self.progress.interrupted else self.live.order()
+
+    def finish(self, result: Result) -> str:
+        """Show how it ended; returns the text."""
+        if result.reused:
+            self.live(Begun(result.folder, result.steps, result.steps))
+        said = self.summary(result)
+        self.live.end("stopped" if result.stopped else "finished", said)
+        text = "\n".join([said, *self.notes])
+        self.progress.say(text, always=True)
+        return text
+
     def summary(self, result: Result) -> str:
         pace = f"{result.steps} steps in {_clock(result.seconds)}"
         if result.reused:
             pace = f"handed over, finished earlier with {pace}"
-        lines = [f"{result.name}: {pace}", f"{self.kind}: {result.checkpoint}"]
-        return "\n".join([*lines, *self.notes])
+        if result.stopped:
+            pace = f"stopped and kept after {pace}"
+        return f"{result.name}: {pace}\n{self.kind}: {result.checkpoint}"
 
 
 def describe(step: Step) -> str:

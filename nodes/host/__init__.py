@@ -3,7 +3,8 @@
 Written for 0.3.60 and later; what differs in newer hosts is looked up by name, never assumed.
 """
 
-from .card import Progress, card_to_ourselves, device, release_memory, say
+from . import routes as _routes  # noqa: F401  registers them
+from .card import Progress, card_to_ourselves, device, interrupt, release_memory, say
 from .difference import blend, checkpoint_names, load_trained, pairs
 from .folders import (
     checkpoint_folder,
@@ -14,6 +15,7 @@ from .folders import (
     resolve,
     result_name,
 )
+from .live import Live, watched
 from .lora import load_lora, try_lora
 from .sampling import SAMPLERS, SCHEDULERS, Sampling, encode_text, sample_pictures
 from .schema import schema
@@ -27,6 +29,7 @@ from .weights import (
 )
 
 __all__ = [
+    "Live",
     "Progress",
     "SAMPLERS",
     "SCHEDULERS",
@@ -42,6 +45,7 @@ __all__ = [
     "encode_text",
     "find_checkpoint",
     "input_subfolders",
+    "interrupt",
     "load_checkpoint",
     "load_lora",
     "load_trained",
@@ -57,4 +61,5 @@ __all__ = [
     "take_weights",
     "try_checkpoint",
     "try_lora",
+    "watched",
 ]

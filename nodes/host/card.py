@@ -4,14 +4,13 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import comfy.model_management as management
 import comfy.utils
 import torch
 from PIL import Image
 from server import PromptServer
-
-from ...trainer.events import Command
 
 
 def device() -> torch.device:
@@ -32,6 +31,12 @@ def card_to_ourselves() -> Iterator[None]:
 def release_memory() -> None:
     gc.collect()
     management.soft_empty_cache()
+
+
+def memory() -> dict[str, int]:
+    """Bytes in use, by everybody, and all there are: of the card, or of the RAM without one."""
+    total = management.get_total_memory(device())
+    return {"used": int(total - management.get_free_memory(device())), "total": int(total)}
 
 
 def say(node_id: str | None, text: str) -> None:
@@ -72,12 +77,17 @@ class Progress:
             self._said = now
             say(self._node_id, text)
 
-    def command(self) -> Command:
-        stop = self._interrupt is not None or management.processing_interrupted()
-        return Command.STOP if stop else Command.GO_ON
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupt is not None or management.processing_interrupted()
 
     def raise_if_interrupted(self) -> None:
         """Report the cancel to the host, which consumes its flag."""
         management.throw_exception_if_processing_interrupted()
         if self._interrupt is not None:
             raise self._interrupt
+
+
+def interrupt() -> NoReturn:
+    """End the prompt as its cancel button does."""
+    raise management.InterruptProcessingException
