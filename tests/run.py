@@ -6,11 +6,13 @@ Standard library only. Arguments go to pytest: ``python tests/run.py tests/test_
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 sys.path.insert(0, str(ROOT))
 
 from demo.environment import EnvironmentFailed, prepare  # noqa: E402
@@ -28,6 +30,7 @@ def main(arguments: list[str]) -> int:
     if "--slow" not in arguments:
         # toy nets gain nothing by threads, and only with one count do processes agree bit for bit
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    ensure_chromium()
     python = str(environment.python)
     for style in (["check"], ["format", "--check"]):
         if code := subprocess.run([python, "-m", "ruff", *style, "."], cwd=ROOT).returncode:
@@ -35,6 +38,23 @@ def main(arguments: list[str]) -> int:
     where = [] if any(Path(part.split("::")[0]).exists() for part in arguments) else ["tests"]
     command = [python, "-m", "pytest", "-c", str(ROOT / "tests" / "pytest.ini"), *where, *arguments]
     return subprocess.run(command, cwd=ROOT).returncode
+
+
+def ensure_chromium() -> None:
+    """Asks the system's package manager for the page tests' browser, where that needs no person.
+
+    Without one they skip, and say what to install.
+    """
+    known = os.environ.get("CHROMIUM") or any(map(shutil.which, BROWSERS))
+    if known or not shutil.which("apt-get") or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    print("Installing Chromium for the tests of the page")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+        if subprocess.run(["apt-get", *command], env=environment, **quiet).returncode:
+            print("  it was not installed: those tests will skip")
+            return
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { isNumber } from "./format.js";
 
 export const MESSAGE = "dreambooth.status";
-const MOST = { points: 2000, pictures: 5000, notes: 20, text: 2000 };
+const MOST = { points: 2000, pictures: 5000, notes: 20, text: 2000, name: 200 };
 
 /** JSON of a route; an error carries the server's own sentence. */
 export async function ask(path, options) {
@@ -60,7 +60,7 @@ export function readStatus(value) {
     ...Object.fromEntries(numbers),
     node: text(value.node),
     asked: text(value.asked),
-    run: text(value.run) || null,
+    run: text(value.run).length <= MOST.name ? text(value.run) || null : null,
     state: text(value.state),
     phase: text(value.phase),
     speed: number(value.speed),

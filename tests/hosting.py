@@ -1,4 +1,4 @@
-"""A real ComfyUI server for the tests in this folder, with this pack linked into it."""
+"""A real ComfyUI server for the tests in `host/` and `web/`, with this pack linked into it."""
 
 import os
 import shutil
@@ -18,9 +18,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = str(Path(__file__).parent)
     for item in items:
-        if str(item.path).startswith(here) and "server" in getattr(item, "fixturenames", ()):
+        if item.path.parent.name in ("host", "web") and "server" in item.fixturenames:
             item.add_marker("host")
 
 
