@@ -18,8 +18,10 @@ DAMAGED = ["", "null", "[1, 2]", "{", '{"name": 7, "config": 3, "concepts": [4, 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
     (tmp_path / "runs").mkdir()
-    (tmp_path / "checkpoints").mkdir()
-    return History(tmp_path / "runs", tmp_path / "checkpoints")
+    places = [tmp_path / kind / "dreambooth" for kind in ("checkpoints", "loras")]
+    for place in places:
+        place.mkdir(parents=True)
+    return History(tmp_path / "runs", *places)
 
 
 def make_run(history: History, name: str, at: int = 1000, steps: int = 4, stopped=False) -> Path:
@@ -49,7 +51,7 @@ def test_newest_first_and_only_runs(history: History) -> None:
     (history.runs / "a file").write_text("")
     (history.runs / "linked").symlink_to(history.runs / "old", target_is_directory=True)
     assert history.names() == ["new", "middle", "old"]
-    assert History(history.runs / "nowhere", history.checkpoints).names() == []
+    assert History(history.runs / "nowhere", history.checkpoints, history.loras).names() == []
 
 
 def test_the_summary(history: History) -> None:
@@ -66,8 +68,8 @@ def test_the_summary(history: History) -> None:
         "changed": 500.0,
         "picture": [4, 0],
         "checkpoints": [
-            {"file": "dog.safetensors", "step": None, "bytes": 100},
-            {"file": "dog-step000002.safetensors", "step": 2, "bytes": 50},
+            {"file": "dog.safetensors", "kind": "checkpoint", "step": None, "bytes": 100},
+            {"file": "dog-step000002.safetensors", "kind": "checkpoint", "step": 2, "bytes": 50},
         ],
     }
 
@@ -158,6 +160,20 @@ def test_delete_with_and_without_the_checkpoints(history: History) -> None:
     assert [path.name for path in history.runs.iterdir()] == ["dog-2"]
     with pytest.raises(UnknownRun):
         history.delete("cat", checkpoints=True)
+
+
+def test_a_lora_run_has_loras(history: History) -> None:
+    """A checkpoint that happens to be called like it is not its own, and stays."""
+    folder = make_run(history, "dog")
+    job = json.loads((folder / "job.json").read_text())
+    job["checkpoints"] = str(Path("elsewhere") / "loras" / "dreambooth")
+    (folder / "job.json").write_text(json.dumps(job))
+    (history.loras / "dog.safetensors").write_bytes(b"x" * 10)
+    (entry,) = history.checkpoints_of("dog")
+    assert (entry["kind"], entry["bytes"]) == ("lora", 10)
+    history.delete("dog", checkpoints=True)
+    assert (history.checkpoints / "dog.safetensors").exists()
+    assert not (history.loras / "dog.safetensors").exists()
 
 
 def test_a_run_in_use_is_not_deleted(history: History) -> None:

@@ -7,7 +7,7 @@ import { RunsTab } from "./parts/sidebar.js";
 
 const TRAIN = "DreamBoothTrain";
 const WIDTH = 420;
-const HEIGHT = 420;
+const HEIGHT = 450;
 
 function addStyle() {
   const link = document.createElement("link");

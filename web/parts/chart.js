@@ -5,8 +5,8 @@ import { button, el, handled, svg } from "./elements.js";
 import { isNumber, short } from "./format.js";
 
 const SERIES = [
-  { key: "instance", column: 1, label: "your photos" },
-  { key: "class", column: 2, label: "class images" },
+  { key: "instance", column: 1, label: "your photos", short: "photos" },
+  { key: "class", column: 2, label: "class images", short: "class" },
 ];
 const EDGE = { left: 44, right: 8, top: 8, bottom: 20 };
 const SCALE = "DreamBooth.logScale";
@@ -163,12 +163,13 @@ export class LossChart {
     const bottom = this.svg.clientHeight - EDGE.bottom;
     this.marks.append(svg("line", { class: "db-cursor", x1: x, x2: x, y1: EDGE.top, y2: bottom }));
     this.readout.append(el("span", {}, `step ${point[0]}`));
+    this.readout.title = "smoothed, and of this step alone in brackets";
     this.present.forEach((series, index) => {
       const value = this.smoothed[index][this.cursor];
       if (!isNumber(value)) return;
       this.marks.append(svg("circle", { class: `db-${series.key}`, cx: x, cy: this.y(value), r: 3.5 }));
       const raw = short(point[series.column]);
-      const said = `${series.label} ${raw} (smoothed ${short(value)})`;
+      const said = `${series.short} ${short(value)} (${raw})`;
       this.readout.append(el("span", { class: `db-${series.key}` }, said));
     });
   }

@@ -25,17 +25,23 @@ export function idOf(node, graph = root(), prefix = "") {
   return "";
 }
 
-/** Drops a Load Checkpoint with this file into the middle of what is seen. */
-export async function addLoader(checkpoint) {
-  const node = LiteGraph.createNode("CheckpointLoaderSimple");
-  const widget = node.widgets.find((other) => other.name === "ckpt_name");
+const LOADERS = {
+  checkpoint: ["CheckpointLoaderSimple", "ckpt_name"],
+  lora: ["LoraLoader", "lora_name"],
+};
+
+/** Drops a Load Checkpoint, or Load LoRA, with this file into the middle of what is seen. */
+export async function addLoader(kind, name) {
+  const [type, input] = LOADERS[kind];
+  const node = LiteGraph.createNode(type);
+  const widget = node.widgets.find((other) => other.name === input);
   const { canvas } = app;
   const [x, y, width, height] = canvas.visible_area;
   node.pos = [x + width / 2 - node.size[0] / 2, y + height / 2 - node.size[1] / 2];
   (canvas.graph ?? root()).add(node);
-  if (!widget.options.values.includes?.(checkpoint)) await app.refreshComboInNodes();
-  widget.value = checkpoint;
-  widget.callback?.(checkpoint);
+  if (!widget.options.values.includes?.(name)) await app.refreshComboInNodes();
+  widget.value = name;
+  widget.callback?.(name);
   canvas.selectNode?.(node);
   canvas.setDirty(true, true);
   return node;

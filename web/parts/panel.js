@@ -136,7 +136,7 @@ export class TrainPanel {
     if (isNumber(status.classLoss)) facts.push(`class ${short(status.classLoss)}`);
     if (isNumber(status.rate)) facts.push(`rate ${short(status.rate)}`);
     const { used, total } = status.memory;
-    if (isNumber(used) && isNumber(total)) facts.push(`memory ${bytes(used)} of ${bytes(total)}`);
+    if (status.state === "training" && isNumber(used)) facts.push(`memory ${bytes(used)} of ${bytes(total)}`);
     return facts;
   }
 
@@ -144,12 +144,15 @@ export class TrainPanel {
     const saved = (status?.saved ?? []).filter((entry) => isNumber(entry[0]));
     const last = saved[saved.length - 1];
     const said = status?.notes ?? [];
-    const lines = last ? [`saved ${last[1]} (${plural(last[0], "step")})`, ...said] : said;
+    const kept = last ? [`saved ${last[1]} (${plural(last[0], "step")})`] : [];
+    const over = status && status.state !== "training";
+    // over: how it ended comes first; on the way: what came last is seen
+    const lines = over ? [...said].reverse() : [...said, ...kept];
     const text = lines.join("\n");
     if (text === this.notes.textContent) return;
     this.notes.textContent = text;
     this.notes.hidden = !text;
-    this.notes.scrollTop = this.notes.scrollHeight;
+    this.notes.scrollTop = status.state === "training" ? this.notes.scrollHeight : 0;
   }
 
   drawButtons(status) {

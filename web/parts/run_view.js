@@ -72,8 +72,8 @@ export class RunView {
     const entries = checkpoints.map((file) => {
       const steps = file.step === null ? "the result" : plural(file.step, "step");
       const words = el("span", { class: "db-file" }, file.file, el("small", {}, `${steps} · ${bytes(file.bytes)}`));
-      const use = button("Use in graph", "plus", () => this.use(file.name));
-      use.title = `Adds a Load Checkpoint with ${file.name}`;
+      const use = button("Use in graph", "plus", () => this.use(file));
+      use.title = `Adds a ${file.kind === "lora" ? "Load LoRA" : "Load Checkpoint"} with ${file.name}`;
       return el("div", { class: "db-row db-between" }, words, use);
     });
     const nothing = el("p", { class: "db-none" }, "No checkpoint: it was deleted, or the run kept none.");
@@ -94,9 +94,9 @@ export class RunView {
     );
   }
 
-  async use(name) {
+  async use(file) {
     try {
-      await addLoader(name);
+      await addLoader(file.kind, file.name);
     } catch (error) {
       complain("DreamBooth", error);
     }
