@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..trainer.curve import read_points
+from ..trainer.plot import plot_losses
 from .client import ComfyClient, Outcome
 from .console import clock, phase
-from .pictures import draw_loss
 from .plan import PHOTOS, TEMPLATE, DemoFailed, Plan
 from .sampling import Shot, sample
 from .server import ComfyServer
@@ -35,7 +36,8 @@ def collect(
     save_pictures(client, graph, outcome, folder)
     made = newest_run(server, begun)
     result = json.loads((made / "result.json").read_text("utf-8"))
-    draw_loss(made / "log.jsonl", folder / "loss.png")
+    points = read_points(made / "log.jsonl")
+    plot_losses(points, "Training loss").save(folder / "loss.png")
     took = f"{result['steps']} steps in {clock(result['seconds'])}"
     trained = Path(result["checkpoint"])
     draw_sheet(

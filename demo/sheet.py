@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from .pictures import FAINT, INK, PAPER, SERIES, font
+from ..trainer.plot import FAINT, INK, PAPER, SERIES, font
 
 MARGIN, LABELS, GAP = 48, 92, 14
 SIDE, COLUMNS = 256, 4

@@ -9,6 +9,7 @@ from .difference import DreamBoothDifference, DreamBoothSaveDifference
 from .images import DreamBoothInstanceImages
 from .lora import DreamBoothLora
 from .loss import DreamBoothLoss
+from .plot import DreamBoothLossPlot
 from .settings import DreamBoothSettings
 from .train import DreamBoothTrain
 
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     DreamBoothSettings,
     DreamBoothData,
     DreamBoothTrain,
+    DreamBoothLossPlot,
     DreamBoothLora,
     DreamBoothLoss,
     DreamBoothDifference,

@@ -1,13 +1,10 @@
 """What the demo draws: photos of its subject, the loss curve, the sheet."""
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from pack.demo.photos import PLACES_SHOWN, SIDE, draw_photos
-from pack.demo.pictures import draw_loss, read_log, smooth, ticks
 from pack.demo.results import NEW_PLACES
 from pack.demo.sheet import GAP, LEFT, PAPER, PHOTO, WIDTH, Comparison, draw_sheet
 from pack.demo.sheet import SIDE as CELL
@@ -40,29 +37,6 @@ def test_photos_of_another_seed_subject_or_size_differ(tmp_path: Path) -> None:
 def test_the_new_places_are_on_no_photo() -> None:
     assert len(set(NEW_PLACES)) == 4 and not {*NEW_PLACES} & {*PLACES_SHOWN}
     assert {*NEW_PLACES, *PLACES_SHOWN} <= PLACES.keys()
-
-
-def test_the_loss_of_a_run(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    rows = [{"step": i, "instance_loss": 1 / i, "class_loss": None} for i in range(1, 30)]
-    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 30, "inst')
-    assert len(read_log(log)) == 29
-    assert draw_loss(log, tmp_path / "loss.png")
-    log.write_text("")
-    assert not draw_loss(log, tmp_path / "none.png")
-
-
-@pytest.mark.parametrize("values", [[0.0] * 5, [0.2]])
-def test_a_flat_or_single_loss_is_drawn(tmp_path: Path, values) -> None:
-    log = tmp_path / "log.jsonl"
-    rows = [{"step": i + 1, "instance_loss": v, "class_loss": v} for i, v in enumerate(values)]
-    log.write_text("\n".join(map(json.dumps, rows)))
-    assert draw_loss(log, tmp_path / "loss.png")
-
-
-def test_smoothing_and_ticks() -> None:
-    assert smooth([2.0, 2.0, 2.0], 10) == pytest.approx([2, 2, 2])
-    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 # ---- sheet ---------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ NODES = [
     "ConceptsFile",
     "Data",
     "InstanceImages",
+    "Lora",
     "Loss",
+    "LossPlot",
     "Settings",
     "Train",
 ]
@@ -32,10 +34,10 @@ def test_a_node_says_what_it_is(node: str, info: dict[str, Any]) -> None:
     entry = info[node]
     assert entry["python_module"] == f"custom_nodes.{PACK_NAME}"
     assert entry["display_name"].startswith("DreamBooth ")
-    assert entry["display_name"].replace(" ", "") == node
+    assert entry["display_name"].replace(" ", "").lower() == node.lower()
     assert entry["category"] == "DreamBooth"
     assert len(entry["description"]) > 20
-    assert entry["output_node"] is (node == "DreamBoothTrain")
+    assert entry["output_node"] is (node in ("DreamBoothTrain", "DreamBoothLossPlot"))
 
 
 @pytest.mark.parametrize("node", IDS)
