@@ -13,10 +13,11 @@ import pytest
 import torch
 from pack.trainer.checks import check
 from pack.trainer.config import LossConfig
-from pack.trainer.events import ignore
+from pack.trainer.events import go_on, ignore
 from pack.trainer.loop import _Run
 from pack.trainer.noise import shaped
 from pack.trainer.objective import draw_row
+from pack.trainer.orders import Orders
 from pack.trainer.precision import accelerator
 from pack.trainer.resume import Start
 from pack.trainer.setup import prepare
@@ -32,7 +33,7 @@ def prepared_run(folder: Path, accelerate, **options) -> _Run:
     base = toy_base()
     plan = check(job, base, CPU, ignore, lambda: None)
     prepared = prepare(plan, base, Start(), ignore, lambda: None)
-    return _Run(prepared, accelerate, ignore, lambda: None)
+    return _Run(prepared, accelerate, ignore, Orders(go_on))
 
 
 def mean_square(error: torch.Tensor, t: int) -> torch.Tensor:
