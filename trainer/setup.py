@@ -12,11 +12,13 @@ from .cache import LatentCache
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
 from .config import Job
+from .config.lora import LORA
 from .dataset import PairedRows
 from .errors import TrainingError
 from .events import Listener, Note, Phase
 from .ladder import is_out_of_memory
 from .model import StableDiffusion
+from .precision import hold_frozen
 from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
@@ -86,7 +88,7 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    trained, adapters = _trainable(model, base, job)
+    trained, adapters = _trainable(model, base, job, plan.precision)
     _set_up_modules(model, trained, job)
     if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
@@ -147,7 +149,7 @@ def prepare(
 
 
 def _trainable(
-    model: StableDiffusion, base: dict[str, Tensor], job: Job
+    model: StableDiffusion, base: dict[str, Tensor], job: Job, precision: str
 ) -> "tuple[Trainable, Adapters | None]":
     """What learns; a second time if it is a LoRA."""
     parts = ["unet"] + list(model.text_encoders) * job.config.trains_text_encoder
@@ -159,6 +161,8 @@ def _trainable(
     encoders = len(model.text_encoders)
     adapters = Adapters(modules, job.config.lora, job.config.seed, encoders)
     base.clear()
+    if job.config.lora.kind == LORA:  # a DoRA computes norms of the weights outside of autocast
+        hold_frozen(modules.values(), precision)
     return adapters, adapters
 
 
