@@ -210,7 +210,7 @@ def _check_disk(
     if not config.keep_state:
         return 0
     weights = sum(p.numel() for _, p in learning(trained.modules))
-    state = weights * STATE_BYTES[config.optimizer]
+    state = weights * (STATE_BYTES[config.optimizer] + 4 * bool(config.ema_decay))
     left = free_room(Path(job.checkpoints)) - needed
     left += start.folder.states.size() if start.folder else 0
     kept = min(2, max(0, left // state - 1))

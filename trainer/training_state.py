@@ -1,7 +1,8 @@
 """The whole state between two steps, on disk: from it a run goes on as if nothing had happened.
 
 Every random draw is a function of (seed, purpose, position), so the state is the weights that learn
-in fp32, the optimizer's moments, the loss scaler's numbers under fp16, and how many steps are done.
+in fp32, the optimizer's moments, the averaged weights if there are any, the loss scaler's numbers
+under fp16, and how many steps are done.
 """
 
 import contextlib

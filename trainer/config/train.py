@@ -122,6 +122,15 @@ class TrainConfig:
         max=10_000.0,
         step=1.0,
     )
+    ema_decay: float = option(
+        0.0,
+        "Save, preview and hand on an average of the weights over about 1 / (1 - decay) steps"
+        " instead of the last ones. 0: off; 0.99 suits a run of 800 steps. 4 GB more memory for"
+        " Stable Diffusion 1.5 with its text encoder.",
+        min=0.0,
+        max=0.99999,
+        step=0.001,
+    )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
     loss: LossConfig = group(LossConfig)
