@@ -99,12 +99,11 @@ class _Run:
         self.parts = prepared.trained.modules
         for module in self.parts.values():
             module.to(self.device)
-        text_encoder = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
+        text = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
         unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
-        self.parameters = [*unet, *text_encoder]
-        self.optimizer = accelerate.prepare_optimizer(
-            make_optimizer(unet, text_encoder, self.config)
-        )
+        self.parameters = [*unet, *text]
+        self.text_parameters = text
+        self.optimizer = accelerate.prepare_optimizer(make_optimizer(unet, text, self.config))
         self.ema = Ema(self.parts, self.config.ema_decay) if self.config.ema_decay else None
         self.gradients = Gradients(prepared, accelerate, listener, orders.check)
         self.previews = Previews(prepared, accelerate, listener, orders.check)
@@ -202,6 +201,9 @@ class _Run:
     def _step(self) -> None:
         """One optimizer step, unless its numbers are bad."""
         config, began = self.config, time.perf_counter()
+        if self.done == self.p.text_steps:
+            for parameter in self.text_parameters:  # without moments and gradients it stays put
+                self.optimizer.state.pop(parameter, None)
         losses = self.gradients.fill(self.done)
         limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
         norm = float(self.accelerate.clip_grad_norm_(self.parameters, limit))

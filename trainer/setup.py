@@ -11,7 +11,7 @@ from torch import Tensor
 from .cache import LatentCache
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
-from .config import Job
+from .config import Job, TrainConfig
 from .config.lora import LORA
 from .dataset import PairedRows
 from .errors import TrainingError
@@ -44,6 +44,7 @@ class Prepared:
         folder: locked for this run.
         state: to go on from; None: this is the beginning.
         schedule: see :class:`training_state.Progress`.
+        text_steps: after how many steps the text encoder has learned; None: it never stops.
         states_kept: how many states the disk has room for.
     """
 
@@ -62,6 +63,7 @@ class Prepared:
     fingerprint: str
     state: SavedState | None
     schedule: tuple[int, ...]
+    text_steps: int | None
     states_kept: int
 
 
@@ -144,6 +146,7 @@ def prepare(
         fingerprint=plan.fingerprint.digest,
         state=state,
         schedule=schedule,
+        text_steps=_text_steps(job.config, schedule),
         states_kept=states_kept,
     )
 
@@ -167,9 +170,14 @@ def _trainable(
 
 
 def _said(schedule: tuple[int, ...]) -> dict[str, str]:
-    """A learning rate that fell towards one end and then towards another is no plain run's."""
+    """What was learned towards one end and then towards another is no plain run's."""
     broken = len(schedule) > 1
     return {"dreambooth.schedule_steps": ", ".join(map(str, schedule))} if broken else {}
+
+
+def _text_steps(config: TrainConfig, schedule: tuple[int, ...]) -> int | None:
+    """The share is of the steps that were asked for first: what has stopped never starts again."""
+    return round(config.text_encoder_until * schedule[0]) if config.text_encoder_stops else None
 
 
 def _frozen_texts(

@@ -32,8 +32,9 @@ class Progress:
     Attributes:
         step: finished optimizer steps.
         seconds: that they took.
-        schedule: the numbers of steps towards which the learning rate fell, one after the other;
-            more than one if others were asked for on the way, none if it is constant.
+        schedule: the numbers of steps that were asked for one after the other, where what is
+            learned depends on them: a learning rate that falls, a text encoder that stops; else
+            none.
     """
 
     step: int = 0
