@@ -37,8 +37,8 @@ class DreamBoothTrain(io.ComfyNode):
             ),
             search_aliases=["dreambooth", "fine-tune", "train checkpoint"],
             inputs=[
-                io.Model.Input("model", tooltip="Of a Stable Diffusion 1.x checkpoint."),
-                io.Clip.Input("clip", tooltip="Its text encoder; a clip skip is kept."),
+                io.Model.Input("model", tooltip="Of a Stable Diffusion 1.x, 2.x or XL checkpoint."),
+                io.Clip.Input("clip", tooltip="Its text encoders; a clip skip is kept."),
                 io.Vae.Input("vae", tooltip="Encodes the photos; may come from another loader."),
                 Concepts.Input("concepts", tooltip="From DreamBooth Concept."),
                 io.String.Input(
@@ -117,6 +117,8 @@ class DreamBoothTrain(io.ComfyNode):
                 name=name,
                 base=host.find_checkpoint(cls.hidden.prompt, node_id),
                 clip_skip=weights.clip_skip,
+                prediction=weights.usage.prediction,
+                zero_terminal_snr=weights.usage.zero_terminal_snr,
                 concepts=tuple(concepts),
                 config=config,
                 checkpoints=str(host.lora_folder() if is_lora else host.checkpoint_folder()),
@@ -129,7 +131,7 @@ class DreamBoothTrain(io.ComfyNode):
                     if is_lora:
                         host.try_lora(path, model, clip, vae)
                     else:
-                        host.try_checkpoint(path, weights.clip_layer)
+                        host.try_checkpoint(path, weights.usage)
 
             with host.card_to_ourselves():
                 result = train(
@@ -148,7 +150,7 @@ class DreamBoothTrain(io.ComfyNode):
             if is_lora:
                 loaded = (*host.load_lora(result.checkpoint, model, clip), vae)
             else:
-                loaded = host.load_checkpoint(result.checkpoint, weights.clip_layer)
+                loaded = host.load_checkpoint(result.checkpoint, weights.usage)
             file = host.result_name(result.checkpoint)
             text = reporter.finish(result)
         return io.NodeOutput(

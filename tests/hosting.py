@@ -32,6 +32,8 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         base = tmp_path_factory.mktemp("host")
         for kind in ("diffusion_models", "loras", "vae"):
             (base / "models" / kind).mkdir(parents=True)
+        (base / "custom_nodes").mkdir()
+        shutil.copy(Path(__file__).with_name("shallow_text_encoders.py"), base / "custom_nodes")
         with ComfyServer(comfyui, base) as running:
             yield running
 

@@ -17,20 +17,51 @@ from .card import release_memory
 from .sampling import Sampling, encode_text, sample_pictures
 
 # Their class in comfy.supported_models, for a refusal before anything large is copied.
-SUPPORTED_CLASSES = {"SD15"}
+SUPPORTED_CLASSES = {"SD15", "SD20", "SDXL", "SSD1B", "Segmind_Vega"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """How a graph uses its weights, beyond what a file of them says.
+
+    Attributes:
+        clip_layer: from *CLIP Set Last Layer*; None: the family's own.
+        sampling: the host's ``model_sampling``, as *ModelSamplingDiscrete* may have set it.
+    """
+
+    clip_layer: int | None
+    sampling: Any
+
+    @property
+    def prediction(self) -> str:
+        return "epsilon" if _predicts(self.sampling) is comfy.model_sampling.EPS else "v_prediction"
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        return bool(getattr(self.sampling, "zsnr", False))
+
+    def apply(self, model: Any, clip: Any) -> None:
+        """To a MODEL and a CLIP that were loaded from a file."""
+        if self.clip_layer is not None:
+            clip.clip_layer(self.clip_layer)
+        as_loaded = Usage(None, model.get_model_object("model_sampling"))
+        said = (as_loaded.prediction, as_loaded.zero_terminal_snr)
+        if said != (self.prediction, self.zero_terminal_snr):
+            model.add_object_patch("model_sampling", self.sampling)
 
 
 @dataclasses.dataclass
 class Weights:
-    """What the wires hold: a single-file state dict on the CPU that is ours to use up."""
+    """What the wires hold: a single-file state dict on the CPU that is ours to use up.
+
+    Attributes:
+        clip_skip: as the trainer counts; the family's own where the graph sets none.
+    """
 
     state_dict: dict[str, Tensor]
     held_as: str
-    clip_layer: int | None
-
-    @property
-    def clip_skip(self) -> int:
-        return 1 if self.clip_layer is None else -self.clip_layer
+    usage: Usage
+    clip_skip: int
 
 
 def take_weights(model: Any, clip: Any, vae: Any) -> Weights:
@@ -40,31 +71,53 @@ def take_weights(model: Any, clip: Any, vae: Any) -> Weights:
         ConfigError: a wire carries nothing.
         UnsupportedModel: another family, prediction type or quantized weights.
     """
-    # not at the top: it needs packages that may be missing, and then the pack should still load
-    from ...trainer.checkpoint import UnsupportedModel, detect
+    # not at the top: they need packages that may be missing, and then the pack should still load
+    from ...trainer.checkpoint import detect
+    from ...trainer.families import family_of
 
     _require_wires(model, clip, vae)
-    config = type(model.model.model_config).__name__
-    sampling = model.get_model_object("model_sampling")
-    if config not in SUPPORTED_CLASSES:
-        raise UnsupportedModel(
-            f"this model is {config}: DreamBooth trains Stable Diffusion 1.x checkpoints"
-        )
-    # most of the others are subclasses of EPS
-    prediction = next(c for c in type(sampling).__mro__ if "calculate_denoised" in vars(c))
-    if prediction is not comfy.model_sampling.EPS:
-        raise UnsupportedModel(
-            f"this model predicts {prediction.__name__}, not the noise (EPS):"
-            " DreamBooth trains ε-prediction checkpoints"
-        )
+    usage = Usage(clip.layer_idx, model.get_model_object("model_sampling"))
+    _require_supported(model.model.model_config, usage.sampling)
     # baking the patches in is what comfy.sd.save_checkpoint does
     management.load_models_gpu([model, clip.load_model()], force_patch_weights=True)
     tensors = model.model.state_dict_for_saving(clip.get_sd(), vae.get_sd())
     tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
-    detect(tensors)
+    if model.model.model_config.sampling_settings.get("zsnr"):
+        tensors["ztsnr"] = torch.tensor([])  # the mark of SDXL files, which the host's saver adds
+    layout = detect(tensors)
     with torch.inference_mode(False):  # a copy made inside stays an inference tensor: no training
         copies = {key: torch.empty_like(t, device="cpu").copy_(t) for key, t in tensors.items()}
-    return Weights(copies, _held_as(copies), clip.layer_idx)
+    skip = family_of(layout).clip_skip if clip.layer_idx is None else -clip.layer_idx
+    return Weights(copies, _held_as(copies), usage, skip)
+
+
+def _require_supported(config: Any, sampling: Any) -> None:
+    """Refuse another family and another prediction, both by their names in the host."""
+    from ...trainer.checkpoint import UnsupportedModel
+
+    name = type(config).__name__
+    if name not in SUPPORTED_CLASSES:
+        raise UnsupportedModel(
+            f"this model is {name}: DreamBooth trains Stable Diffusion 1.x, 2.x and XL checkpoints"
+        )
+    prediction = _predicts(sampling)
+    known = (comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION)
+    if prediction not in known:
+        raise UnsupportedModel(
+            f"this model predicts {prediction.__name__}, not the noise (EPS) or the velocity"
+            " (V_PREDICTION): DreamBooth trains checkpoints that predict one of these"
+        )
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        names = ", ".join(c.__name__ for c in type(sampling).__mro__[:2])
+        raise UnsupportedModel(
+            f"this model's noise levels ({names}) are not Stable Diffusion's thousand steps:"
+            " DreamBooth trains checkpoints that are sampled with these"
+        )
+
+
+def _predicts(sampling: Any) -> type:
+    """The class that says what the model's answer means; most of them are subclasses of EPS."""
+    return next(c for c in type(sampling).__mro__ if "calculate_denoised" in vars(c))
 
 
 def _require_wires(model: Any, clip: Any, vae: Any) -> None:
@@ -80,7 +133,7 @@ def _require_wires(model: Any, clip: Any, vae: Any) -> None:
 def _held_as(tensors: dict[str, Tensor]) -> str:
     parts = {
         "UNet": "model.diffusion_model.",
-        "text encoder": "cond_stage_model.",
+        "text encoder": ("cond_stage_model.", "conditioner."),
         "VAE": "first_stage_model.",
     }
     said = []
@@ -93,31 +146,35 @@ def _held_as(tensors: dict[str, Tensor]) -> str:
 
 
 def describe_weights(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
-    """What tells these weights from others: their digest and how the text is read."""
+    """What tells these weights from others: their digest, how the text is read and, where it is
+    not plain ε-prediction, what they are sampled as."""
     from ...trainer.checkpoint import weights_digest
 
     weights = take_weights(model, clip, vae)
-    return {"base": weights_digest(weights.state_dict), "clip_skip": weights.clip_skip}
+    said = {"base": weights_digest(weights.state_dict), "clip_skip": weights.clip_skip}
+    usage = weights.usage
+    if usage.prediction != "epsilon":
+        said |= {"prediction": usage.prediction, "zsnr": usage.zero_terminal_snr}
+    return said
 
 
-def load_checkpoint(path: Path, clip_layer: int | None) -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of a file through the host's own loader."""
+def load_checkpoint(path: Path, usage: Usage) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a file through the host's own loader, used as before."""
     embeddings = folder_paths.get_folder_paths("embeddings")
     model, clip, vae = comfy.sd.load_checkpoint_guess_config(
         str(path), output_vae=True, output_clip=True, embedding_directory=embeddings
     )[:3]
-    if clip_layer is not None:
-        clip.clip_layer(clip_layer)
+    usage.apply(model, clip)
     return model, clip, vae
 
 
-def try_checkpoint(path: Path, clip_layer: int | None) -> None:
+def try_checkpoint(path: Path, usage: Usage) -> None:
     """Load a file as the graph will at the end, and paint one tiny picture with it.
 
     Raises:
         ValueError: see :func:`paint_and_unload`.
     """
-    paint_and_unload(lambda: load_checkpoint(path, clip_layer))
+    paint_and_unload(lambda: load_checkpoint(path, usage))
 
 
 def paint_and_unload(load: Callable[[], tuple[Any, Any, Any]]) -> None:

@@ -33,28 +33,22 @@ SD = {
     "use_linear_in_transformer": False,
     "legacy": False,
 }
-# Segmind's Vega: a distilled SDXL that the host knows by the depths of its blocks.
-VEGA = SD | {
-    "num_res_blocks": [2, 2, 2],
+# A distilled SDXL that the host knows by the depths of its blocks.
+KOALA = SD | {
+    "num_res_blocks": [1, 1, 1],
     "channel_mult": (1, 1, 1),
-    "transformer_depth": [0, 0, 1, 1, 2, 2],
-    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+    "transformer_depth": [0, 2, 5],
+    "transformer_depth_output": [0, 0, 2, 2, 5, 5],
     "transformer_depth_middle": -1,
     "context_dim": 2048,
     "use_linear_in_transformer": True,
     "num_classes": "sequential",
     "adm_in_channels": 2816,
 }
-SDXL = VEGA | {
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-}
 KINDS = {
     "inpaint": SD | {"in_channels": 9},
     "sd2": SD | {"context_dim": 1024, "use_linear_in_transformer": True},
-    "vega": VEGA,
-    "sdxl": SDXL,
+    "koala": KOALA,
 }
 
 with torch.device("meta"):
