@@ -33,7 +33,8 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for kind in ("diffusion_models", "loras", "vae"):
             (base / "models" / kind).mkdir(parents=True)
         (base / "custom_nodes").mkdir()
-        shutil.copy(Path(__file__).with_name("shallow_text_encoders.py"), base / "custom_nodes")
+        shallow = Path(__file__).parent / "host" / "shallow_text_encoders.py"
+        shutil.copy(shallow, base / "custom_nodes")
         with ComfyServer(comfyui, base) as running:
             yield running
 

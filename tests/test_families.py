@@ -108,7 +108,7 @@ def test_previews_of_velocity_equal_a_loop_by_hand(kind: str) -> None:
     base = toy_base(kind)
     sd = StableDiffusion(base, detect(base))
     text, empty = encode_for_preview(sd, ["a zwx dog", ""], CPU)
-    got = sample(sd, text, empty, resolution=128, steps=4, cfg=3.0, seed=5, device=CPU)
+    got = sample(sd, text, empty, size=(128, 128), steps=4, cfg=3.0, seed=5, device=CPU)
     zero = kind == "toy_sdxl_v"
     times = [999, 749, 499, 249] if zero else [751, 501, 251, 1]
     acp = sd.alphas_cumprod

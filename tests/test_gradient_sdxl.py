@@ -67,7 +67,7 @@ class Reference:
         instance_rows = config.rows_per_step
         for position in range(instance_rows):
             for row in (p.rows.instance(position), p.rows.class_(position)):
-                shape = run.model.latent_shape(config.resolution)
+                shape = p.latents.shape(row.view)
                 posterior, noise, t = draw_row(
                     shape, range(1000), config.seed, position, row.is_class
                 )
