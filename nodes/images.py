@@ -16,6 +16,7 @@ from ..trainer.images import ImageError, check_photo, pixel_digest, save_png
 from . import host
 from .types import CATEGORY, Images, batch_to_masks, batch_to_pictures, preview_batch, shown
 
+WIRE = "(wire)"  # what the page calls pictures that came over one
 NO_FOLDER = "(put photos into a folder under input)"
 
 
@@ -141,6 +142,8 @@ class DreamBoothInstanceImages(io.ComfyNode):
                 host.resolve(path if path.strip() else folder), transparent, caption_source
             )
         preview = preview_batch(found.photos)
+        source = WIRE if images is not None else path.strip() or folder
+        host.show_photos(cls.hidden.unique_id, source, found)
         host.say(cls.hidden.unique_id, found.report())
         return io.NodeOutput(found, preview, found.report(), ui=shown(preview, found.report()))
 

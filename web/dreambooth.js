@@ -1,13 +1,16 @@
-/** The page of ComfyUI-DreamBooth: a panel on DreamBooth Train, and a tab with all runs. */
+/** The page of ComfyUI-DreamBooth: what Train and Instance Images show, and a tab with all runs. */
 
 import { app } from "../../scripts/app.js";
 import { idOf, nodeOf } from "./parts/graph.js";
 import { TrainPanel } from "./parts/panel.js";
+import { PhotoGrid } from "./parts/photos.js";
 import { RunsTab } from "./parts/sidebar.js";
 
 const TRAIN = "DreamBoothTrain";
+const PHOTOS = "DreamBoothInstanceImages";
 const WIDTH = 420;
 const HEIGHT = 450;
+const PHOTOS_HEIGHT = 260;
 
 function addStyle() {
   const link = document.createElement("link");
@@ -29,18 +32,37 @@ function addPanel(node) {
     return nodeOf(status.node) === node && (name === null || name === status.asked);
   };
   const panel = new TrainPanel(() => ({ node: idOf(node), name: nameOn(node) }), isMine);
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT };
-  const widget = node.addDOMWidget("dreambooth_panel", "dreambooth_panel", panel.element, options);
-  widget.serialize = false;
+  place(node, panel.element, HEIGHT);
   node.dreambooth = panel;
-  node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
-  // the panel shows pictures and words itself: once is enough
-  node.onDrawBackground = () => hideText(node);
   followName(node, panel);
   const removed = node.onRemoved;
   node.onRemoved = function (...args) {
     panel.remove();
     return removed?.apply(this, args);
+  };
+}
+
+/** Puts an element at the node's end; the host's own pictures and words would say it twice. */
+function place(node, element, height) {
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => height };
+  const widget = node.addDOMWidget("dreambooth_panel", "dreambooth_panel", element, options);
+  widget.serialize = false;
+  node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
+  node.onDrawBackground = () => hideText(node);
+}
+
+/** The photos, when the node has read them. */
+function addPhotos(node) {
+  const valueOf = (name) => node.widgets?.find((widget) => widget.name === name)?.value ?? "";
+  const isWired = () => node.inputs?.some((input) => input.name === "images" && input.link != null);
+  const source = () => (isWired() ? "(wire)" : String(valueOf("path")).trim() || valueOf("folder"));
+  const grid = new PhotoGrid(() => ({ node: idOf(node), source: source() }));
+  place(node, grid.element, PHOTOS_HEIGHT);
+  node.dreambooth = grid;
+  const executed = node.onExecuted;
+  node.onExecuted = function (...args) {
+    grid.refresh();
+    return executed?.apply(this, args);
   };
 }
 
@@ -93,9 +115,11 @@ app.registerExtension({
     addTab();
   },
   nodeCreated(node) {
-    if (node.comfyClass !== TRAIN || !node.addDOMWidget) return;
-    addPanel(node);
-    // its id and its name come with the graph, a moment later
+    if (!node.addDOMWidget) return;
+    if (node.comfyClass === TRAIN) addPanel(node);
+    else if (node.comfyClass === PHOTOS) addPhotos(node);
+    else return;
+    // its id and its widgets' values come with the graph, a moment later
     setTimeout(() => node.graph && node.dreambooth.refresh());
   },
 });

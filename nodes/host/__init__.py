@@ -17,6 +17,7 @@ from .folders import (
 )
 from .live import Live, watched
 from .lora import load_lora, try_lora
+from .photos import show_photos
 from .sampling import SAMPLERS, SCHEDULERS, Sampling, encode_text, sample_pictures
 from .schema import schema
 from .weights import (
@@ -58,6 +59,7 @@ __all__ = [
     "sample_pictures",
     "say",
     "schema",
+    "show_photos",
     "take_weights",
     "try_checkpoint",
     "try_lora",

@@ -19,7 +19,7 @@ from server import PromptServer
 from ...trainer.config import ConfigError
 from ...trainer.events import Command
 from ...trainer.history import History, RunInUse, UnknownRun
-from . import live
+from . import live, photos
 from .folders import checkpoint_folder, lora_folder, output_folder, result_name
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ ORDERS = {command.value: command for command in (Command.PREVIEW, Command.SAVE, 
 PAGE = 200  # runs in one answer, at most
 POINTS = 5000  # of a curve in one answer, at most
 SIDE = 1024  # pixels of a picture that is made smaller, at most
+FRESH = {"Cache-Control": "no-cache"}  # a run that goes on may paint it anew
 BODY = 4096  # bytes of an order, at most
 
 
@@ -104,11 +105,10 @@ async def show_picture(request: web.Request) -> web.StreamResponse:
     step, prompt = (_whole(request.match_info[key], key, 10**9) for key in ("step", "prompt"))
     side = _number(request, "side", 0, SIDE)
     path = _history().picture(request.match_info["name"], step, prompt)
-    fresh = {"Cache-Control": "no-cache"}  # a run that goes on may paint it anew
     if not side:
-        return web.FileResponse(path, headers=fresh)
+        return web.FileResponse(path, headers=FRESH)
     body = await asyncio.to_thread(_small, path, side)
-    return web.Response(body=body, content_type="image/jpeg", headers=fresh)
+    return web.Response(body=body, content_type="image/jpeg", headers=FRESH)
 
 
 def _small(path: Path, side: int) -> bytes:
@@ -189,6 +189,25 @@ def _on_disk(asked: str) -> dict[str, Any] | None:
         "pictures": found["pictures"],
         "saved": [[entry["step"], entry["file"]] for entry in found["checkpoints"]],
     }
+
+
+@routes.get("/dreambooth/nodes/{node}/photos")
+@answering
+async def show_photos(request: web.Request) -> web.Response:
+    """What *Instance Images* read last from ``?source=``; null if that is not known."""
+    source = request.query.get("source", "")
+    return web.json_response(photos.photos_of(request.match_info["node"], source))
+
+
+@routes.get("/dreambooth/nodes/{node}/photos/{number}")
+@answering
+async def show_photo(request: web.Request) -> web.Response:
+    """One of them, uncut: ``?side=192``."""
+    number = _whole(request.match_info["number"], "number", 10**6)
+    side = max(16, _number(request, "side", 256, SIDE))
+    node = request.match_info["node"]
+    body = await asyncio.to_thread(photos.small_photo, node, number, side)
+    return web.Response(body=body, content_type="image/jpeg", headers=FRESH)
 
 
 def _with_state(entry: dict[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,17 @@ NODES = [
     "Concept",
     "ConceptsFile",
     "Data",
+    "Difference",
     "InstanceImages",
     "Lora",
     "Loss",
     "LossPlot",
+    "SaveDifference",
     "Settings",
     "Train",
 ]
 IDS = [f"DreamBooth{name}" for name in NODES]
+OUTPUTS = {"DreamBoothTrain", "DreamBoothLossPlot", "DreamBoothSaveDifference"}
 
 
 def test_these_are_all_our_nodes(info: dict[str, Any]) -> None:
@@ -37,7 +40,7 @@ def test_a_node_says_what_it_is(node: str, info: dict[str, Any]) -> None:
     assert entry["display_name"].replace(" ", "").lower() == node.lower()
     assert entry["category"] == "DreamBooth"
     assert len(entry["description"]) > 20
-    assert entry["output_node"] is (node in ("DreamBoothTrain", "DreamBoothLossPlot"))
+    assert entry["output_node"] is (node in OUTPUTS)
 
 
 @pytest.mark.parametrize("node", IDS)

@@ -105,6 +105,8 @@ BAD = {
     "no points": ("GET", "runs/{run}/log?points=", 400),
     "a name too long": ("DELETE", "runs/" + "x" * 500, 400),
     "a deletion of nothing": ("DELETE", "runs/nobody", 404),
+    "photos of nobody": ("GET", "nodes/nobody/photos/0", 404),
+    "a photo by its path": ("GET", "nodes/2/photos/..%2Fx", 400),
     "a bad flag": ("DELETE", "runs/{run}?checkpoints=yes", 400),
 }
 

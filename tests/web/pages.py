@@ -18,19 +18,19 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def load(page: Any, graph: dict) -> None:
-    """Shows a graph with its *DreamBooth Train* in the middle."""
+    """Shows a graph with its *DreamBooth Train*, or else *Instance Images*, in the middle."""
     page.evaluate(
         """async (graph) => {
             await app.loadApiJson(graph, "test");
-            const node = app.graph.nodes.find((one) => one.type === "DreamBoothTrain");
-            if (!node) return;
+            const find = (type) => app.graph.nodes.find((one) => one.type === type);
+            const node = find("DreamBoothTrain") ?? find("DreamBoothInstanceImages");
             app.canvas.ds.scale = 1;
             app.canvas.ds.offset = [-node.pos[0] + 700, -node.pos[1] + 130];
             app.canvas.setDirty(true, true);
         }""",
         dict(graph),
     )
-    page.wait_for_selector(".db-panel")
+    page.locator(".db-panel").first.wait_for(state="attached")
 
 
 def queue(page: Any) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from graphs import Graph, small_run
 from pack.demo.client import ComfyClient
 from pages import load, open_tab, pictures, press, queue, send, step_of, wait_for
+from PIL import Image
 
 SUBJECT = "<b>zwx</b>"  # text, wherever it comes up
 MESSAGES = [
@@ -177,6 +179,43 @@ def newest(client: ComfyClient) -> dict | None:
     last = entries[-1] if entries else None
     return last if last and any("KSampler" in n["class_type"] for n in last["prompt"][2].values()) \
         else None  # fmt: skip
+
+
+def test_photos_are_shown_with_their_crop_and_marks(
+    open_page, info, server, client: ComfyClient, screenshots: Path
+) -> None:
+    folder = server.folder("input") / "marked"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((600, 600), Image.Resampling.NEAREST)
+    photo.save(folder / "good.png")
+    photo.resize((1500, 600)).save(folder / "long.png")
+    photo.resize((200, 200)).save(folder / "small.png")
+    (folder / "good.txt").write_text(f"a photo of {SUBJECT}")
+    (folder / "broken.png").write_text("no picture")
+    graph = Graph(info)
+    photos = graph.photos("marked", caption_source="files")
+    graph.add("PreviewImage", images=photos[1])
+    page = open_page(graph)
+    page.get_by_text("Photos appear here when the graph has run.").wait_for()
+    queue(page)
+    entries = page.locator(".db-photo")
+    wait_for(lambda: entries.count() == 3)
+    assert SUBJECT in entries.nth(0).inner_text() and "600 × 600" in entries.nth(0).inner_text()
+    assert "a square crop keeps 40 %" in entries.nth(1).inner_text()
+    assert "200 pixels" in entries.nth(2).inner_text()
+    assert entries.nth(0).locator(".db-warn").count() == 0
+    assert "broken.png" in page.locator(".db-skipped").inner_text()
+    loaded = "() => [...document.querySelectorAll('.db-photo img')].every((i) => i.naturalWidth)"
+    wait_for(lambda: page.evaluate(loaded))
+    frame, crop = (entries.nth(1).locator(name).bounding_box() for name in ("img", ".db-crop"))
+    assert crop["width"] == pytest.approx(0.4 * frame["width"], abs=2)
+    assert crop["x"] - frame["x"] == pytest.approx(0.3 * frame["width"], abs=2)
+    page.screenshot(path=screenshots / "photos-dark.png")
+    page.reload()
+    page.wait_for_function("() => window.app?.extensionManager?.spinner === false")
+    load(page, graph)
+    wait_for(lambda: entries.count() == 3)
 
 
 def test_deleting_asks_first(open_page, finished: Graph, runs: Path, checkpoints: Path) -> None:

@@ -5,7 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { isNumber } from "./format.js";
 
 export const MESSAGE = "dreambooth.status";
-const MOST = { points: 2000, pictures: 5000, notes: 20, text: 2000, name: 200 };
+const MOST = { photos: 200, points: 2000, pictures: 5000, notes: 20, text: 2000, name: 200 };
 
 /** JSON of a route; an error carries the server's own sentence. */
 export async function ask(path, options) {
@@ -39,6 +39,17 @@ export async function order(run, what) {
 export function pictureUrl(run, [step, prompt], side) {
   const small = side ? `?side=${side}` : "";
   return api.apiURL(`/dreambooth/runs/${part(run)}/pictures/${step}/${prompt}${small}`);
+}
+
+/** What Instance Images read last, of this source; null if that is not known. */
+export async function showPhotos(node, source) {
+  return readPhotos(await ask(`nodes/${part(node)}/photos?source=${part(source)}`));
+}
+
+/** A photo upright and uncut, small. */
+export function photoUrl(node, number_, side, version) {
+  const query = `side=${side}&version=${version}`;
+  return api.apiURL(`/dreambooth/nodes/${part(node)}/photos/${number_}?${query}`);
 }
 
 const number = (value) => (isNumber(value) ? value : null);
@@ -76,6 +87,23 @@ export function readStatus(value) {
     saved: list(value.saved, 100).filter(Array.isArray).map((entry) => [entry[0], text(entry[1])]),
     points: readPoints(value.points),
   };
+}
+
+function readPhotos(value) {
+  if (typeof value !== "object" || value === null) return null;
+  const pair = (entry) => Array.isArray(entry) && entry.length === 2;
+  const photos = list(value.photos, MOST.photos).map((photo) => ({
+    name: text(photo.name),
+    width: number(photo.width) ?? 0,
+    height: number(photo.height) ?? 0,
+    crop: list(photo.crop, 4).map((part_) => number(part_) ?? 0),
+    caption: text(photo.caption),
+    marks: list(photo.marks, 20).filter(pair).map((mark) => mark.map(text)),
+  }));
+  const skipped = list(value.skipped, MOST.photos).filter(pair).map((entry) => entry.map(text));
+  const remarks = list(value.remarks, MOST.photos).map(text);
+  const captions = text(value.captions);
+  return { total: number(value.total) ?? 0, photos, skipped, remarks, captions };
 }
 
 /** Calls back with every state that is sent; returns how to stop it. */
