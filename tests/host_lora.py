@@ -1,28 +1,21 @@
 """LoRA files on a checkpoint by ComfyUI's own functions: python host_lora.py CHECKPOINT INPUTS
 OUTPUTS SDXL_NAMES LORA...
 
-As host_parity.py: in a ComfyUI tree, in a process of its own, everything in float32. SDXL_NAMES is
-a JSON list of what our LoRA of SDXL calls its layers; the host must know them all."""
+As host_parity.py, in a process of its own, everything in float32. SDXL_NAMES is a JSON list of what
+our LoRA of a full SDXL calls its layers; the host must know them all."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, ".")
-checkpoint, inputs_path, outputs_path, names_path, *loras = sys.argv[1:]
-del sys.argv[1:]
+import host_parity  # first: it takes the command line from the host
 
-from comfy.cli_args import args  # noqa: E402
-
-args.cpu = True
-args.use_pytorch_cross_attention = True
-
-import comfy.lora  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
+# isort: split
+import comfy.lora
+import comfy.sd
+import comfy.utils
+import torch
+from safetensors.torch import load_file, save_file
 
 # comfy/model_detection.py, unet_config_from_diffusers_unet
 SDXL = {
@@ -35,14 +28,15 @@ SDXL = {
 
 
 @torch.inference_mode()
-def main() -> None:
+def main(names: str, *loras: str) -> None:
     single = {"dtype": torch.float32}
     model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
-        checkpoint, output_vae=False, model_options=single, te_model_options=single
+        host_parity.checkpoint,
+        output_vae=False,
+        model_options=single,
+        te_model_options=single | host_parity.depths(),
     )
-    model.model.diffusion_model.float()
-    clip.cond_stage_model.float()
-    given = load_file(inputs_path)
+    given = load_file(host_parity.inputs_path)
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
     out = answers("base", model, clip, given)
@@ -52,21 +46,20 @@ def main() -> None:
         for strength in (1.0, 0.0):
             patched = comfy.sd.load_lora_for_models(model, clip, file, strength, strength)
             out |= answers(f"{Path(path).stem} {strength:g}", *patched, given)
-    ours = set(json.loads(Path(names_path).read_text()))
+    ours = set(json.loads(Path(names).read_text()))
     assert ours <= sdxl_names(), sorted(ours - sdxl_names())[:5]
-    save_file({name: tensor.float().contiguous() for name, tensor in out.items()}, outputs_path)
+    tensors = {name: tensor.float().contiguous() for name, tensor in out.items()}
+    save_file(tensors, host_parity.outputs_path)
 
 
 def answers(name: str, model, clip, given: dict) -> dict:
-    model.patch_model()
-    net = model.model.diffusion_model
-    out = {f"{name} unet": net(given["x"], given["t"], context=given["context"]).clone()}
-    model.unpatch_model()
-    clip.patcher.patch_model()
-    encoder = clip.cond_stage_model.clip_l.transformer
-    out[f"{name} text"] = encoder(given["tokens"])[0].clone()
-    clip.patcher.unpatch_model()
-    return out
+    """Of the nets themselves; a prompt's way through the graph would patch them by itself."""
+    for patcher in (model, clip.patcher):
+        patcher.patch_model()
+    out = {"unet": host_parity.unet(model, given)} | host_parity.states(clip, given)
+    for patcher in (model, clip.patcher):
+        patcher.unpatch_model()
+    return {f"{name} {what}": tensor.clone() for what, tensor in out.items() if tensor is not None}
 
 
 def sdxl_names() -> set[str]:
@@ -84,4 +77,4 @@ def sdxl_names() -> set[str]:
     return set(comfy.lora.model_lora_keys_clip(encoder, known))
 
 
-main()
+main(*host_parity.more)

@@ -7,9 +7,10 @@ of rounding. The host's log goes to standard error, line by line."""
 import logging
 import re
 import sys
+from collections.abc import Iterator
 
 sys.path.insert(0, ".")
-checkpoint, inputs_path, outputs_path = sys.argv[1:]
+checkpoint, inputs_path, outputs_path, *more = sys.argv[1:]
 del sys.argv[1:]
 
 from comfy.cli_args import args  # noqa: E402
@@ -76,20 +77,9 @@ def unet(model, given: dict) -> torch.Tensor:
 
 
 def text(clip, given: dict) -> dict:
-    """Last, last but one and pooled states of each encoder, and what a prompt is in a graph."""
-    out, rows = {}, []
-    for name, encoder in clip.cond_stage_model.named_children():
-        letter = name.removeprefix("clip_")
-        tokens = given["tokens_g" if letter == "g" else "tokens"]
-        encoder.float()
-        # layer_norm_hidden_state: SD 2.x puts the last but one through the final norm, SDXL not
-        last, hidden, projected, pooled = encoder.transformer(
-            tokens,
-            intermediate_output=-2,
-            final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
-        )
-        states = {"last": last, "hidden": hidden, "projected": projected, "pooled": pooled}
-        out |= {f"{letter}.{state}": tensor for state, tensor in states.items()}
+    """The states of each encoder, and what a prompt is in a graph."""
+    out, rows = states(clip, given), []
+    for letter, _, tokens in encoders(clip, given):
         rows.append([(letter, [(int(token), 1.0) for token in row]) for row in tokens])
     made = [
         clip.encode_from_tokens({letter: [row] for letter, row in pairs}, return_pooled=True)
@@ -97,6 +87,28 @@ def text(clip, given: dict) -> dict:
     ]
     graph, pooled = (torch.cat(parts) for parts in zip(*made, strict=True))
     return out | {"graph": graph, "graph_pooled": pooled}
+
+
+def encoders(clip, given: dict) -> Iterator[tuple]:
+    """(letter, module, its tokens) of each text encoder."""
+    for name, encoder in clip.cond_stage_model.named_children():
+        letter = name.removeprefix("clip_")
+        yield letter, encoder.float(), given["tokens_g" if letter == "g" else "tokens"]
+
+
+def states(clip, given: dict) -> dict:
+    """Last, last but one, projected and pooled states of each encoder."""
+    out = {}
+    for letter, encoder, tokens in encoders(clip, given):
+        # layer_norm_hidden_state: SD 2.x puts the last but one through the final norm, SDXL not
+        last, hidden, projected, pooled = encoder.transformer(
+            tokens,
+            intermediate_output=-2,
+            final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
+        )
+        named = {"last": last, "hidden": hidden, "projected": projected, "pooled": pooled}
+        out |= {f"{letter}.{state}": tensor for state, tensor in named.items()}
+    return out
 
 
 def pictures(vae, given: dict) -> dict:
@@ -110,4 +122,5 @@ def pictures(vae, given: dict) -> dict:
     return {"mean": mean, "std": std, "decoded": decoded}
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from nets import random_checkpoint
 from pack.trainer.checkpoint import Layout, build, detect, write_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 HOST = Path(__file__).with_name("host_parity.py")
 EXPECTED = (
@@ -58,16 +60,21 @@ def padded_with_zero(tokens: torch.Tensor) -> torch.Tensor:
 def ours(source: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dict:
     """What the host's modules must give: see host_parity.py for the names."""
     layout = detect(source)
-    unet = build(source, layout, "unet")
+    parts = {part: build(source, layout, part) for part in layout.parts}
+    return our_nets(parts, layout, given) | our_pictures(source, layout, given)
+
+
+def our_nets(parts: Mapping[str, nn.Module], layout: Layout, given: dict) -> dict:
     added = None
     if layout.family == "sdxl":
         added = {"text_embeds": given["pooled"], "time_ids": given["sizes"].expand(2, 6)}
+    unet = parts["unet"]
     sample = unet(given["x"], given["t"], given["context"], added_cond_kwargs=added).sample
-    return {"unet": sample} | our_texts(source, layout, given) | our_pictures(source, layout, given)
+    return {"unet": sample} | our_texts(parts, layout, given)
 
 
-def our_texts(source: dict, layout: Layout, given: dict) -> dict:
-    text = build(source, layout, "text_encoder")(given["tokens"], output_hidden_states=True)
+def our_texts(parts: Mapping[str, nn.Module], layout: Layout, given: dict) -> dict:
+    text = parts["text_encoder"](given["tokens"], output_hidden_states=True)
     if layout.family == "sd1":
         return {"l.last": text.last_hidden_state, "l.pooled": text.pooler_output} | {
             "graph": text.last_hidden_state
@@ -79,8 +86,7 @@ def our_texts(source: dict, layout: Layout, given: dict) -> dict:
         "l.hidden": text.hidden_states[-2],
         "l.pooled": text.pooler_output,
     }
-    second = build(source, layout, "text_encoder_2")
-    text = second(given["tokens_g"], output_hidden_states=True)
+    text = parts["text_encoder_2"](given["tokens_g"], output_hidden_states=True)
     states |= {"g.last": text.last_hidden_state, "g.hidden": text.hidden_states[-2]}
     states |= {"g.projected": text.text_embeds, "graph_pooled": text.text_embeds}
     return states | {"graph": torch.cat((states["l.hidden"], states["g.hidden"]), dim=-1)}

@@ -1,5 +1,6 @@
 """LoRA and DoRA: what learns, what stays, the file, going on, dropout, the prior of the base."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pack.trainer.checkpoint import detect, read_checkpoint
 from pack.trainer.config import ConfigError, LoraConfig
 from pack.trainer.config.lora import ALL_LAYERS, ATTENTION, TRANSFORMERS
 from pack.trainer.dropout import RowDropout
-from pack.trainer.events import Preview, Step
+from pack.trainer.events import Note, Preview, Step
 from pack.trainer.lora import Adapters
 from pack.trainer.lora_layers import file_name, layers_of
 from pack.trainer.model import StableDiffusion
@@ -358,3 +359,37 @@ def test_rehearsed_and_shown(tmp_path: Path) -> None:
 
     with pytest.raises(RehearsalFailed, match="no such layer"):
         run(lora_job(tmp_path / "other"), load=refuse)
+
+
+def test_zeros_have_no_magnitude(tmp_path: Path) -> None:
+    base = toy_base()
+    base["model.diffusion_model.middle_block.1.proj_in.weight"][3] = 0.0
+    with pytest.raises(ConfigError, match=r"mid_block.*proj_in.*kind = lora"):
+        run(lora_job(tmp_path, lora={"kind": "dora"}), base)
+
+
+def test_a_rate_for_whole_weights_is_remarked_on(tmp_path: Path) -> None:
+    low = run(lora_job(tmp_path / "a", learning_rate=1e-6, steps=1))
+    said = [note.text for note in low.of(Note)]
+    assert [text for text in said if "1e-4" in text and "learning_rate = 1e-06" in text]
+    assert not [n for n in run(lora_job(tmp_path / "b", steps=1)).of(Note) if "1e-4" in n.text]
+
+
+@pytest.mark.parametrize("kind", ["toy_sd2_v", "toy_sdxl"])
+def test_other_families(tmp_path: Path, kind: str) -> None:
+    """Every text encoder has its own; the prior of the base, and going on, as ever."""
+    prediction = {"prediction": "v_prediction"} if kind.endswith("_v") else {}
+    options = {"classes": 0, "resolution": 128, "lora": {"prior_without_images": True}}
+
+    def job(folder: Path, steps: int):
+        return dataclasses.replace(lora_job(folder, steps=steps, **options), **prediction)
+
+    whole = run(job(tmp_path / "a", 2), toy_base(kind))
+    assert whole.of(Step)[0].class_loss == 0.0 < whole.of(Step)[1].class_loss
+    run(job(tmp_path / "b", 1), toy_base(kind))
+    made = run(job(tmp_path / "b", 2), toy_base(kind), train_again=False)
+    assert made.sha == whole.sha and len(made.of(Step)) == 1
+    parts = {name.split("_")[1] for name in made.tensors}
+    assert parts == ({"unet", "te1", "te2"} if kind == "toy_sdxl" else {"unet", "te"})
+    version = "sdxl_base_v1-0" if kind == "toy_sdxl" else "sd_v2_v"
+    assert made.metadata["ss_base_model_version"] == version

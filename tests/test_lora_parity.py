@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from nets import random_checkpoint
@@ -15,7 +16,7 @@ from pack.trainer.lora import Adapters
 from pack.trainer.lora_layers import file_names
 from pack.trainer.model import StableDiffusion
 from safetensors.torch import load_file, save_file
-from test_checkpoint_parity import make_inputs, relative_error
+from test_checkpoint_parity import make_inputs, our_nets, relative_error
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 HOST = Path(__file__).with_name("host_lora.py")
@@ -55,9 +56,9 @@ def sdxl_names() -> list[str]:
 def adapted(base: dict[str, torch.Tensor], kind: str) -> tuple[StableDiffusion, Adapters]:
     """Adapters that change what the model says by some percent."""
     model = StableDiffusion(base, detect(base))
-    parts = {part: model.parts[part] for part in ("unet", "text_encoder")}
+    parts = {part: module for part, module in model.parts.items() if part != "vae"}
     config = LoraConfig(kind=kind, rank=3, alpha=2.0, layers=ALL_LAYERS)
-    adapters = Adapters(parts, config, seed=0, text_encoders=1)
+    adapters = Adapters(parts, config, 0, len(model.text_encoders))
     g = torch.Generator().manual_seed(1)
     for module in parts.values():
         for name, parameter in module.named_parameters():
@@ -70,22 +71,27 @@ def adapted(base: dict[str, torch.Tensor], kind: str) -> tuple[StableDiffusion, 
 
 @torch.no_grad()
 def answers(model: StableDiffusion, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    image = model.unet(given["x"], given["t"], given["context"]).sample
-    return {"unet": image, "text": model.parts["text_encoder"](given["tokens"]).last_hidden_state}
+    found = our_nets(model.parts, model.layout, given)
+    return {name: tensor for name, tensor in found.items() if "graph" not in name}
 
 
-def test_the_host_applies_what_was_trained(tmp_path: Path, comfyui: Path) -> None:
+@pytest.mark.parametrize(
+    "net", ["small", "small_sdxl", pytest.param("small_sd2", marks=pytest.mark.slow)]
+)
+def test_the_host_applies_what_was_trained(tmp_path: Path, comfyui: Path, net: str) -> None:
     """At strength 1 the model in training, at 0 the base; every layer's name is known."""
-    base, given = random_checkpoint("small", "tiny"), make_inputs()
+    base = random_checkpoint(net, "tiny")
+    given = make_inputs(detect(base))
     write_checkpoint(tmp_path / "net.safetensors", base, {})
     save_file(given, tmp_path / "inputs.safetensors")
     (tmp_path / "names.json").write_text(json.dumps(sdxl_names()))
     ours, files = {}, []
     for kind in KINDS:
         model, adapters = adapted(dict(base), kind)
-        ours |= {f"{kind} 1 {part}": answer for part, answer in answers(model, given).items()}
+        ours[kind] = answers(model, given)
         files.append(tmp_path / f"{kind}.safetensors")
         adapters.writer("fp32", {}).write(files[-1], adapters.tensors(), 1)
+        del model, adapters
     names = ["net.safetensors", "inputs.safetensors", "outputs.safetensors", "names.json"]
     paths = [*(tmp_path / name for name in names), *files]
     host = subprocess.run(
@@ -94,10 +100,9 @@ def test_the_host_applies_what_was_trained(tmp_path: Path, comfyui: Path) -> Non
     assert host.returncode == 0, host.stderr[-4000:]
     assert "not loaded" not in host.stderr.lower()
     theirs = load_file(tmp_path / "outputs.safetensors")
-    for part in ("unet", "text"):
-        before = theirs[f"base {part}"]
-        for kind in KINDS:
-            assert torch.equal(theirs[f"{kind} 0 {part}"], before)
-            trained = ours[f"{kind} 1 {part}"]
-            assert relative_error(theirs[f"{kind} 1 {part}"], trained) <= 1e-4
+    for kind, made in ours.items():
+        for what, trained in made.items():
+            before = theirs[f"base {what}"]
+            assert torch.equal(theirs[f"{kind} 0 {what}"], before)
+            assert relative_error(theirs[f"{kind} 1 {what}"], trained) <= 1e-4, (kind, what)
             assert relative_error(before, trained) > 1e-2, "the LoRA does something"

@@ -23,6 +23,7 @@ from .tokenizer import overflow
 from .views import Frames
 
 _NAMED = 5  # of many prompts that are too long
+LOW_LORA_RATE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check(
     precision = resolve_precision(job.config.precision, device)
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
-    _check_lora(job)
+    _check_lora(job, listener)
     layout = read_as(detect(base), job)
     check_finite(base)
     _check_prompts(job, listener)
@@ -86,8 +87,10 @@ def check(
     return Plan(job, device, precision, layout, files, metadata, fingerprint)
 
 
-def _check_lora(job: Job) -> None:
+def _check_lora(job: Job, listener: Listener) -> None:
     """A LoRA needs peft, and a prior that the base gives needs a prompt of the class.
+
+    The rates that suit whole weights hardly move it, which is said.
 
     Raises:
         ConfigError: one of them is missing.
@@ -96,6 +99,12 @@ def _check_lora(job: Job) -> None:
         do_without_broken_peft()
         return
     check_peft()
+    rates = {"learning_rate": job.config.learning_rate}
+    if job.config.trains_text_encoder:
+        rates["text_encoder_learning_rate"] = job.config.text_encoder_learning_rate
+    for name, rate in rates.items():
+        if 0 < rate < LOW_LORA_RATE:
+            listener(Note(f"{name} = {rate:g} hardly moves a LoRA: about 1e-4 is usual"))
     for concept in job.concepts if job.config.lora.prior_without_images else ():
         if concept.lacks_class_images and not concept.class_prompt.strip():
             raise ConfigError(

@@ -10,7 +10,7 @@ from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
 from torch import Tensor, nn
 
-from .config import LoraConfig
+from .config import ConfigError, LoraConfig
 from .config.lora import DORA
 from .dropout import RowDropout
 from .lora_layers import file_names
@@ -34,6 +34,9 @@ class Adapters:
         Args:
             parts: what trains; its layers are wrapped.
             text_encoders: how many the model has, see :func:`lora_layers.file_name`.
+
+        Raises:
+            ConfigError: DoRA on a layer with an output of zeros.
         """
         self.modules = dict(parts)
         self._config = config
@@ -42,6 +45,8 @@ class Adapters:
         for part, module in self.modules.items():
             _inject(module, list(self._files[part]), config)
             for path, name in self._files[part].items():
+                if config.kind == DORA:
+                    _check_magnitudes(module.get_submodule(path), path)
                 self._prepare(part, module.get_submodule(path), name, seed)
 
     def _prepare(self, part: str, layer: nn.Module, name: str, seed: int) -> None:
@@ -108,6 +113,20 @@ class Adapters:
         for part, files in self._files.items():
             for path, name in files.items():
                 yield self.modules[part].get_submodule(path), name
+
+
+def _check_magnitudes(layer: nn.Module, path: str) -> None:
+    """DoRA divides by the norm of each output's weights.
+
+    Raises:
+        ConfigError: one of them is zero.
+    """
+    magnitude = layer.lora_magnitude_vector[_NAME].weight
+    if not bool((magnitude > 0).all()):
+        raise ConfigError(
+            f"kind = dora: {path} has an output whose weights are all zero, which has no direction"
+            " to learn; choose kind = lora"
+        )
 
 
 def dora_scale(layer: nn.Module) -> Tensor:

@@ -1,7 +1,7 @@
 """A training at a strength, and as a file for the host's Load LoRA, through the server."""
 
 import numpy as np
-from graphs import Graph, pixels, small_run, text_of
+from graphs import pixels, small_run, text_of
 from pack.trainer.checkpoint import read_checkpoint
 
 SETTINGS = {"trains": "unet + text encoder", "learning_rate": 1e-3, "save_precision": "fp32"}
@@ -61,12 +61,3 @@ def test_strengths_and_files(client, info, base_name, drawn, server) -> None:
     ups = [t for name, t in lora.items() if name.endswith("lora_up.weight")]
     assert ups and all(t.shape[1] <= 4 for t in ups) and about["ss_network_dim"] == "4"
     assert all(name.startswith(("lora_unet_", "lora_te_text_model_")) for name in lora)
-
-
-def test_a_checkpoint_that_is_not_there(info, base_name, refuse) -> None:
-    graph = Graph(info)
-    base = graph.load(base_name)
-    name = graph.add("PrimitiveString", value="gone.safetensors")
-    made = graph.add("DreamBoothDifference", model=base.model, clip=base.clip, ckpt_name=name[0])
-    graph.sample(base._replace(model=made[0], clip=made[1]))
-    assert "gone.safetensors" in refuse(graph, "DreamBoothDifference")
