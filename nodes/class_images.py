@@ -11,7 +11,7 @@ from ..trainer.image_set import ImageSet
 from ..trainer.images import ImageFile
 from ..trainer.packages import check_packages
 from . import host
-from .types import CATEGORY, Images, Settings, batch_to_pictures, preview_batch, shown
+from .types import CATEGORY, Images, Settings, batch_to_pictures, check_wires, preview_batch, shown
 from .widgets import widget
 
 _HANDED_ON = HandedOn()
@@ -98,6 +98,10 @@ class DreamBoothClassImages(io.ComfyNode):
         **widgets: Any,
     ) -> io.NodeOutput:
         check_packages()
+        check_wires(
+            instance_images=(instance_images, ImageSet | None),
+            settings=(settings, TrainConfig | None),
+        )
         config = ClassImagesConfig(**widgets)
         _require_choices(config)
         base, root = host.describe_weights(model, clip, vae), host.output_folder() / "class_images"

@@ -10,7 +10,7 @@ from ..trainer.concepts import make_concept, read_concepts_file, report
 from ..trainer.config import Concept
 from ..trainer.image_set import ImageSet
 from . import host
-from .types import CATEGORY, Concepts, Images
+from .types import CATEGORY, Concepts, Images, check_wires
 from .widgets import widget
 
 
@@ -78,6 +78,11 @@ class DreamBoothConcept(io.ComfyNode):
         class_images: ImageSet | None = None,
         previous: tuple[Concept, ...] = (),
     ) -> io.NodeOutput:
+        check_wires(
+            instance_images=(instance_images, ImageSet),
+            class_images=(class_images, ImageSet | None),
+            previous=(previous, tuple | None),
+        )
         concept = make_concept(
             instance_images,
             class_images,

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..trainer.config import DataConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings
+from .types import CATEGORY, Settings, check_wires
 from .widgets import widgets
 
 
@@ -36,5 +36,6 @@ class DreamBoothData(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
+        check_wires(settings=(settings, TrainConfig | None))
         made = dataclasses.replace(settings or TrainConfig(), data=DataConfig(**values))
         return io.NodeOutput(made)

@@ -14,7 +14,15 @@ from ..trainer.config import ConfigError, Photo, background
 from ..trainer.image_set import ImageSet, read_folder
 from ..trainer.images import ImageError, check_photo, pixel_digest, save_png
 from . import host
-from .types import CATEGORY, Images, batch_to_masks, batch_to_pictures, preview_batch, shown
+from .types import (
+    CATEGORY,
+    Images,
+    batch_to_masks,
+    batch_to_pictures,
+    check_wires,
+    preview_batch,
+    shown,
+)
 
 WIRE = "(wire)"  # what the page calls pictures that came over one
 NO_FOLDER = "(put photos into a folder under input)"
@@ -129,6 +137,7 @@ class DreamBoothInstanceImages(io.ComfyNode):
     ) -> io.NodeOutput:
         if caption_source not in SOURCES:  # older hosts let any text through in a choice
             raise ConfigError(f"caption_source = {caption_source!r}: choose {', '.join(SOURCES)}")
+        check_wires(images=(images, torch.Tensor | None), mask=(mask, torch.Tensor | None))
         if images is not None:
             if caption_source != PROMPT:
                 raise ImageError("pictures on a wire have no caption files: choose prompt")

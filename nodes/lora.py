@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..trainer.config import LoraConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings
+from .types import CATEGORY, Settings, check_wires
 from .widgets import widgets
 
 
@@ -35,5 +35,6 @@ class DreamBoothLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
+        check_wires(settings=(settings, TrainConfig | None))
         config = dataclasses.replace(settings or TrainConfig(), lora=LoraConfig(**values))
         return io.NodeOutput(config)

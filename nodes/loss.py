@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..trainer.config import LossConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings
+from .types import CATEGORY, Settings, check_wires
 from .widgets import widgets
 
 
@@ -35,5 +35,6 @@ class DreamBoothLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
+        check_wires(settings=(settings, TrainConfig | None))
         changed = dataclasses.replace(settings or TrainConfig(), loss=LossConfig(**values))
         return io.NodeOutput(changed)

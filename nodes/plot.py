@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..trainer.curve import read_points
 from ..trainer.plot import plot_losses
 from . import host
-from .types import CATEGORY, Run, image_batch
+from .types import CATEGORY, Run, check_wires, image_batch
 
 
 class DreamBoothLossPlot(io.ComfyNode):
@@ -38,6 +38,9 @@ class DreamBoothLossPlot(io.ComfyNode):
 
     @classmethod
     def execute(cls, run: Any, log_scale: bool, width: int, height: int) -> io.NodeOutput:
+        from ..trainer.state import Result  # not at the top: it needs packages that may be missing
+
+        check_wires(run=(run, Result))
         points = read_points(run.folder / "log.jsonl")
         picture = plot_losses(points, f"Loss of {run.name}", (width, height), log_scale=log_scale)
         image = image_batch([picture])

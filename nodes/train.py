@@ -14,7 +14,7 @@ from ..trainer.images import read_image
 from ..trainer.names import check_name
 from ..trainer.packages import check_packages
 from . import host
-from .types import CATEGORY, Concepts, Run, Settings, image_batch
+from .types import CATEGORY, Concepts, Run, Settings, check_wires, image_batch
 
 if TYPE_CHECKING:
     from ..trainer.loop import Result
@@ -106,6 +106,7 @@ class DreamBoothTrain(io.ComfyNode):
         from ..trainer.loop import train  # not at the top: the pack loads without its packages
 
         node_id = cls.hidden.unique_id or ""
+        check_wires(concepts=(concepts, tuple), settings=(settings, TrainConfig | None))
         config = settings or TrainConfig()
         is_lora = config.lora.is_on
         name = check_name(name.strip())

@@ -1,6 +1,7 @@
 """The pack's own wire types, and pictures for the host's IMAGE wire."""
 
 from collections.abc import Iterable
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..trainer.config import Photo
+from ..trainer.config import ConfigError, Photo
 from ..trainer.images import ImageError, fit_square, read_photo
 
 CATEGORY = "DreamBooth"
@@ -18,6 +19,20 @@ Images = io.Custom("DREAMBOOTH_IMAGES")
 Concepts = io.Custom("DREAMBOOTH_CONCEPTS")
 Settings = io.Custom("DREAMBOOTH_SETTINGS")
 Run = io.Custom("DREAMBOOTH_RUN")
+
+
+def check_wires(**wires: tuple[Any, type | UnionType]) -> None:
+    """Only the page sees to it that a wire is one: a queued graph may hold any value instead.
+
+    Args:
+        wires: by input, what came and what has to come.
+
+    Raises:
+        ConfigError: something else came.
+    """
+    for name, (value, kind) in wires.items():
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} = {value!r:.80}: connect the output of a node")
 
 
 def image_batch(pictures: Iterable[Image.Image]) -> torch.Tensor:

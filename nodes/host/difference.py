@@ -12,6 +12,7 @@ import folder_paths
 import torch
 
 from ...trainer.config import ConfigError
+from .weights import require_model
 
 if TYPE_CHECKING:
     from ...trainer.difference import Pair
@@ -46,6 +47,7 @@ def blend(model: Any, clip: Any, trained: tuple[Any, Any], strength: float) -> t
     Raises:
         ConfigError: the two are not of one kind.
     """
+    require_model(model, clip)
     blended = []
     for base, ours, theirs in _sides(model, clip, trained):
         made = base.clone()
@@ -64,6 +66,7 @@ def pairs(model: Any, clip: Any, trained: tuple[Any, Any]) -> Iterator[Pair]:
     """
     from ...trainer.difference import Pair  # not at the top: it needs packages that may be missing
 
+    require_model(model, clip)
     loras = _lora_names(model, clip)
     for base, ours, theirs in _sides(model, clip, trained):
         for key in _changed(ours, theirs):

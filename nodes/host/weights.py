@@ -120,14 +120,27 @@ def _predicts(sampling: Any) -> type:
     return next(c for c in type(sampling).__mro__ if "calculate_denoised" in vars(c))
 
 
+_ADVICE = "connect one from a Load Checkpoint, or from a loader of its own"
+
+
+def require_model(model: Any, clip: Any) -> None:
+    """Refuse a wire that carries nothing, or a queued graph that has a value in its place.
+
+    Raises:
+        ConfigError: which of them.
+    """
+    if getattr(model, "model", None) is None:
+        raise ConfigError(f"the model input carries nothing: {_ADVICE}")
+    if getattr(clip, "cond_stage_model", None) is None:
+        raise ConfigError(
+            f"the clip input carries nothing, the file has no text encoder: {_ADVICE}"
+        )
+
+
 def _require_wires(model: Any, clip: Any, vae: Any) -> None:
-    advice = "connect one from a Load Checkpoint, or from a loader of its own"
-    if model is None:
-        raise ConfigError(f"the model input carries nothing: {advice}")
-    if clip is None:
-        raise ConfigError(f"the clip input carries nothing, the file has no text encoder: {advice}")
+    require_model(model, clip)
     if vae is None or getattr(vae, "first_stage_model", None) is None:
-        raise ConfigError(f"the vae input carries nothing, the file has no VAE: {advice}")
+        raise ConfigError(f"the vae input carries nothing, the file has no VAE: {_ADVICE}")
 
 
 def _held_as(tensors: dict[str, Tensor]) -> str:

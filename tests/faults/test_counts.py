@@ -14,6 +14,7 @@ LINES = {
     "fuzz": ("mutated pictures", "inputs"),
     "numbers": ("NaN and infinity", "trials"),
     "memory": ("refused in forward", "trials"),
+    "node inputs": ("queued in a real ComfyUI", "inputs"),
     "cancel in ComfyUI": ("interrupted at random moments", "trials"),
 }
 

@@ -94,6 +94,27 @@ def test_a_missing_wire(missing: str, client, info, base_name, drawn) -> None:
         client.run(graph)
 
 
+@pytest.mark.parametrize(
+    ("node_type", "wire", "value"),
+    [
+        ("DreamBoothInstanceImages", "images", "x"),
+        ("DreamBoothConcept", "instance_images", None),
+        ("DreamBoothConcept", "previous", 0),
+        ("DreamBoothTrain", "concepts", "x"),
+        ("DreamBoothTrain", "settings", False),
+        ("DreamBoothTrain", "model", 3),
+        ("DreamBoothTrain", "clip", {}),
+    ],
+)
+def test_a_value_in_place_of_a_wire(node_type, wire, value, refuse, info, base_name, drawn) -> None:
+    """The host lets it through, and without settings a run is long."""
+    graph, _ = small_run(info, base_name, drawn, "refused")
+    (node,) = (node for node in graph.values() if node["class_type"] == node_type)
+    node["inputs"][wire] = value
+    said = refuse(graph, node_type)
+    assert f"{wire} = {value!r}: connect" in said or f"the {wire} input carries nothing" in said
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", "../a", "a\\b", "a\nb", "a\x07", "", "con", "a:b"])
 def test_a_name_that_is_no_file_name(name: str, client, info, base_name, drawn, runs) -> None:
     graph, train = small_run(info, base_name, drawn, name)
