@@ -8,6 +8,7 @@ from pathlib import Path
 import diffusers.utils
 import pytest
 import torch
+from pack.trainer import setup
 from pack.trainer.checkpoint import detect, read_checkpoint
 from pack.trainer.config import ConfigError, LoraConfig
 from pack.trainer.config.lora import ALL_LAYERS, ATTENTION, TRANSFORMERS
@@ -166,6 +167,24 @@ def test_the_base_stays_bit_for_bit(tmp_path: Path) -> None:
     held = dict(base)
     run(lora_job(tmp_path), base)
     assert same(held, toy_base())
+
+
+def test_frozen_layers_are_held_in_half_the_memory_for_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, real = [], setup.hold_frozen
+
+    def hold_frozen(modules, precision: str) -> None:
+        modules = list(modules)
+        real(modules, precision)
+        held.extend(p.dtype for m in modules for p in m.parameters() if not p.requires_grad)
+
+    monkeypatch.setattr(setup, "hold_frozen", hold_frozen)
+    options = {"precision": "bf16", "lora": {"prior_without_images": True}, "classes": 0}
+    half = run(lora_job(tmp_path / "half", **options))
+    assert {torch.bfloat16, torch.float32} == set(held)  # the latter are norms and embeddings
+    monkeypatch.setattr(setup, "hold_frozen", lambda modules, precision: None)
+    assert half.sha == run(lora_job(tmp_path / "whole", **options)).sha
 
 
 def test_only_the_unet(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ VARIANTS = {
         "lr_warmup_steps": 2,
         "save_precision": "fp32",
     },
-    "memory": {"channels_last": True, "gradient_checkpointing": True},
+    "memory": {"channels_last": True, "gradient_checkpointing": True, "ema_decay": 0.9},
 }
 try:
     import bitsandbytes  # noqa: F401

@@ -50,6 +50,19 @@ def same_first_errors_other_unet(a: Run, b: Run) -> bool:
     return other_unet(a, b)
 
 
+def text_of_the_first_step(a: Run, b: Run) -> bool:
+    """The one that it learns from is the same; see test_text_schedule.py."""
+    assert a.of(Step)[0].loss == b.of(Step)[0].loss
+    return not same(a.tensors, b.tensors, TEXT)
+
+
+def same_losses_other_unet(a: Run, b: Run) -> bool:
+    """What learns is the same; what is saved and shown is not."""
+    assert [s.loss for s in a.of(Step)] == [s.loss for s in b.of(Step)]
+    last = [r.of(Preview)[-1].image.tobytes() for r in (a, b)]
+    return other_unet(a, b) and last[0] != last[1]
+
+
 def loss(**options: object) -> dict:
     return {"loss": LossConfig(**options)}
 
@@ -123,6 +136,8 @@ FLIPS: dict[str, tuple[dict, Check]] = {
     "data.caption_dropout": ({"data": DataConfig(caption_dropout=1.0)}, other_unet),
     "data.crops": ({"data": DataConfig(crops=3)}, other_unet),
     "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
+    "text_encoder_until": ({"text_encoder_until": 0.5}, text_of_the_first_step),
+    "ema_decay": ({"ema_decay": 0.5}, same_losses_other_unet),
     "loss.weighting": (loss(weighting="debiased"), same_first_errors_other_unet),
     "loss.min_snr_gamma": (loss(weighting="min_snr", min_snr_gamma=0.1), other_unet),
     "loss.loss_type": (loss(loss_type="huber"), same_first_errors_other_unet),

@@ -16,6 +16,7 @@ from .events import Listener, Note
 from .ladder import Ladder, is_out_of_memory
 from .objective import add_noise, combine, pixel_weights, row_losses, target
 from .setup import Prepared
+from .texts import FrozenTexts
 from .weighting import LossShape
 
 
@@ -58,6 +59,8 @@ class Gradients:
             self._model.alphas_cumprod,
             self._device,
         )
+        self._text_learns = True
+        self._learned_texts: FrozenTexts | None = None  # of an encoder that has stopped learning
         self._ladder = Ladder(
             self._config.batch_size,
             # what the base predicts is compared exactly only on the same rows: taught rows always
@@ -73,6 +76,7 @@ class Gradients:
         Raises:
             TrainingError: memory runs out on the lowest rung, too.
         """
+        self._let_text_learn(self._p.text_steps is None or step < self._p.text_steps)
         while True:
             try:
                 return self._accumulate(step)
@@ -82,6 +86,15 @@ class Gradients:
                 reason = str(error).splitlines()[0]
             # only here, where the error and with it the frames that hold tensors are gone
             self._go_lower(step, reason)
+
+    def _let_text_learn(self, learns: bool) -> None:
+        """Whether the text encoders have a gradient in this step; without one they stay put."""
+        self._text_learns = learns
+        if learns:
+            self._learned_texts = None
+        # not those of a LoRA: its dropout goes on, and taught rows are told the base's texts
+        elif self._learned_texts is None and not self._p.adapters:
+            self._learned_texts = FrozenTexts(self._model, [], self._device)
 
     def _go_lower(self, step: int, reason: str) -> None:
         for module in self._p.trained.modules.values():
@@ -174,8 +187,10 @@ class Gradients:
 
     def _conditioning(self, prompts: list[str]) -> Conditioning:
         """One per row; a prompt that several rows share is encoded once."""
-        if self._p.texts is not None:
-            return Conditioning.cat([self._p.texts[prompt] for prompt in prompts])
+        known = self._learned_texts if self._p.texts is None else self._p.texts
+        if known is not None:
+            return Conditioning.cat([known[prompt] for prompt in prompts])
         distinct = list(dict.fromkeys(prompts))
-        encoded = self._model.encode_prompts(distinct, self._device)
+        with nullcontext() if self._text_learns else torch.no_grad():
+            encoded = self._model.encode_prompts(distinct, self._device)
         return encoded[[distinct.index(prompt) for prompt in prompts]]

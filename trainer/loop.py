@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .checkpoint import is_finite
 from .checks import check
 from .config import Job
+from .ema import Ema
 from .errors import TrainingError
 from .events import Begun, Command, Control, Listener, Note, Step, go_on, ignore
 from .gradients import Gradients, Losses
@@ -78,6 +80,7 @@ class _Run:
     Attributes:
         updating: an update is on its way and may be half done.
         learned: some update has reached the weights, so there is something to keep.
+        ema: the averages that are saved and shown instead of the weights, if they are wanted.
     """
 
     def __init__(
@@ -96,12 +99,12 @@ class _Run:
         self.parts = prepared.trained.modules
         for module in self.parts.values():
             module.to(self.device)
-        text_encoder = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
+        text = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
         unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
-        self.parameters = [*unet, *text_encoder]
-        self.optimizer = accelerate.prepare_optimizer(
-            make_optimizer(unet, text_encoder, self.config)
-        )
+        self.parameters = [*unet, *text]
+        self.text_parameters = text
+        self.optimizer = accelerate.prepare_optimizer(make_optimizer(unet, text, self.config))
+        self.ema = Ema(self.parts, self.config.ema_decay) if self.config.ema_decay else None
         self.gradients = Gradients(prepared, accelerate, listener, orders.check)
         self.previews = Previews(prepared, accelerate, listener, orders.check)
         self.sentinel = Sentinel(prepared.precision)
@@ -115,6 +118,8 @@ class _Run:
 
     def _restore(self, state: SavedState) -> None:
         restore(state, self.parts, self.optimizer, self.accelerate.scaler)
+        if self.ema:
+            self.ema.restore(state)
         self.done, self.learned = state.progress.step, True
 
     @property
@@ -143,24 +148,33 @@ class _Run:
         """Steps, previews and saves, in order."""
         self.listener(Begun(self.p.folder.folder, self.done, self.config.steps))
         if self._preview_is_due():
-            self.previews.take(self.done, again=False)
+            self._preview(again=False)
         while self._is_not_done():
             self.orders.check()
             self._step()
             wishes = self.orders.take()
             is_last = self.done == self.config.steps
             if (self._is_due(self.config.save_every) or Command.SAVE in wishes) and not is_last:
-                self.saver.extra(self.done)
+                with self._as_shown():
+                    self.saver.extra(self.done)
             if self.saver.state_is_due() and self.sentinel.calm:
                 self._keep_state()
             if self._preview_is_due() or Command.PREVIEW in wishes:
-                self.previews.take(self.done)
+                self._preview()
 
     def _is_not_done(self) -> bool:
         """Whether there are steps left, or again: nobody else looks at the last one's weights."""
         if self.done == self.config.steps and self.learned and not self._weights_are_finite():
             self._roll_back(self.sentinel.weights_are_bad(), BAD_WEIGHTS)
         return self.done < self.config.steps
+
+    def _as_shown(self) -> AbstractContextManager[None]:
+        """The weights as they are saved and previewed."""
+        return self.ema.in_place() if self.ema else nullcontext()
+
+    def _preview(self, *, again: bool = True) -> None:
+        with self._as_shown():
+            self.previews.take(self.done, again=again)
 
     def _preview_is_due(self) -> bool:
         every = self.config.preview_every
@@ -172,17 +186,24 @@ class _Run:
     def _keep(self) -> Path:
         """The weights as a checkpoint, and the state: each also where the other cannot be."""
         try:
-            return self.saver.final(self.done)
+            with self._as_shown():
+                return self.saver.final(self.done)
         finally:
             self._keep_state()
 
     def _keep_state(self) -> None:
         tensors, numbers = capture(self.parts, self.optimizer, self.accelerate.scaler)
+        if self.ema:
+            averages, count = self.ema.state()
+            tensors, numbers = tensors | averages, numbers | count
         self.saver.state(self.done, self.seconds, tensors, {**numbers, RATE: self.sentinel.rate})
 
     def _step(self) -> None:
         """One optimizer step, unless its numbers are bad."""
         config, began = self.config, time.perf_counter()
+        if self.done == self.p.text_steps:
+            for parameter in self.text_parameters:  # without moments and gradients it stays put
+                self.optimizer.state.pop(parameter, None)
         losses = self.gradients.fill(self.done)
         limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
         norm = float(self.accelerate.clip_grad_norm_(self.parameters, limit))
@@ -229,10 +250,13 @@ class _Run:
                 " choose optimizer = adamw8bit, or train the unet alone."
             ) from error
         self.optimizer.zero_grad(set_to_none=True)
+        skipped = verdict is Verdict.SKIP or bool(self.optimizer.step_was_skipped)
+        if self.ema and not skipped:
+            self.ema.update()
         self.done += 1
         self.updating = False
         self.learned = self.learned or verdict is Verdict.TAKE
-        return verdict is Verdict.SKIP or bool(self.optimizer.step_was_skipped)
+        return skipped
 
     def _settles_scale(self, losses: Losses) -> bool:
         """Under fp16 gradients overflow until the loss scale has settled: no news."""

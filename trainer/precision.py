@@ -5,15 +5,17 @@ would inherit the first one's precision; :func:`accelerator` gives each run its 
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import nn
 
 from .config import ConfigError
 
+_HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -68,6 +70,20 @@ def accelerator(precision: str, device: torch.device) -> Iterator[Accelerator]:
         for state, before in zip(shared, saved, strict=True):
             state.clear()
             state.update(before)
+
+
+def hold_frozen(modules: Iterable[nn.Module], precision: str) -> None:
+    """Keep frozen linear and convolutional layers in the dtype of the arithmetic.
+
+    Autocast casts them to it in every pass anyway: the same numbers from half the memory. What it
+    computes in fp32, such as norms, stays in fp32.
+    """
+    dtype = _HELD_AS.get(precision)
+    for module in modules if dtype else ():
+        for layer in module.modules():
+            frozen = not any(p.requires_grad for p in layer.parameters(recurse=False))
+            if isinstance(layer, (nn.Linear, nn.Conv2d)) and frozen:
+                layer.to(dtype)
 
 
 def check_attention(name: str, device: torch.device) -> None:

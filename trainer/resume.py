@@ -48,7 +48,7 @@ class Start:
 
     def schedule(self, config: TrainConfig) -> tuple[int, ...]:
         """Of this run, see :class:`training_state.Progress`."""
-        if config.lr_schedule == "constant":
+        if config.lr_schedule == "constant" and not config.text_encoder_stops:
             return ()
         before = self.state.progress.schedule if self.state else ()
         return before if before[-1:] == (config.steps,) else (*before, config.steps)
@@ -186,7 +186,7 @@ def _go_on(start: Start, plan: Plan, listener: Listener) -> Start:
 
 def _uneven(schedule: tuple[int, ...]) -> str:
     ends = ", then to ".join(map(str, schedule))
-    return f"the learning rate's schedule ran to {ends} steps: an unbroken run would differ"
+    return f"its schedule ran to {ends} steps: an unbroken run would differ"
 
 
 def _say_what_differs(runs: list[RunFolder], plan: Plan, listener: Listener) -> None:

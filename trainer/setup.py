@@ -11,12 +11,14 @@ from torch import Tensor
 from .cache import LatentCache
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
-from .config import Job
+from .config import Job, TrainConfig
+from .config.lora import LORA
 from .dataset import PairedRows
 from .errors import TrainingError
 from .events import Listener, Note, Phase
 from .ladder import is_out_of_memory
 from .model import StableDiffusion
+from .precision import hold_frozen
 from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
@@ -42,6 +44,7 @@ class Prepared:
         folder: locked for this run.
         state: to go on from; None: this is the beginning.
         schedule: see :class:`training_state.Progress`.
+        text_steps: after how many steps the text encoder has learned; None: it never stops.
         states_kept: how many states the disk has room for.
     """
 
@@ -60,6 +63,7 @@ class Prepared:
     fingerprint: str
     state: SavedState | None
     schedule: tuple[int, ...]
+    text_steps: int | None
     states_kept: int
 
 
@@ -86,7 +90,7 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    trained, adapters = _trainable(model, base, job)
+    trained, adapters = _trainable(model, base, job, plan.precision)
     _set_up_modules(model, trained, job)
     if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
@@ -142,12 +146,13 @@ def prepare(
         fingerprint=plan.fingerprint.digest,
         state=state,
         schedule=schedule,
+        text_steps=_text_steps(job.config, schedule),
         states_kept=states_kept,
     )
 
 
 def _trainable(
-    model: StableDiffusion, base: dict[str, Tensor], job: Job
+    model: StableDiffusion, base: dict[str, Tensor], job: Job, precision: str
 ) -> "tuple[Trainable, Adapters | None]":
     """What learns; a second time if it is a LoRA."""
     parts = ["unet"] + list(model.text_encoders) * job.config.trains_text_encoder
@@ -159,13 +164,20 @@ def _trainable(
     encoders = len(model.text_encoders)
     adapters = Adapters(modules, job.config.lora, job.config.seed, encoders)
     base.clear()
+    if job.config.lora.kind == LORA:  # a DoRA computes norms of the weights outside of autocast
+        hold_frozen(modules.values(), precision)
     return adapters, adapters
 
 
 def _said(schedule: tuple[int, ...]) -> dict[str, str]:
-    """A learning rate that fell towards one end and then towards another is no plain run's."""
+    """What was learned towards one end and then towards another is no plain run's."""
     broken = len(schedule) > 1
     return {"dreambooth.schedule_steps": ", ".join(map(str, schedule))} if broken else {}
+
+
+def _text_steps(config: TrainConfig, schedule: tuple[int, ...]) -> int | None:
+    """The share is of the steps that were asked for first: what has stopped never starts again."""
+    return round(config.text_encoder_until * schedule[0]) if config.text_encoder_stops else None
 
 
 def _frozen_texts(
@@ -206,7 +218,7 @@ def _check_disk(
     if not config.keep_state:
         return 0
     weights = sum(p.numel() for _, p in learning(trained.modules))
-    state = weights * STATE_BYTES[config.optimizer]
+    state = weights * (STATE_BYTES[config.optimizer] + 4 * bool(config.ema_decay))
     left = free_room(Path(job.checkpoints)) - needed
     left += start.folder.states.size() if start.folder else 0
     kept = min(2, max(0, left // state - 1))

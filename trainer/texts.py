@@ -22,13 +22,19 @@ class FrozenTexts:
     def __init__(
         self, model: StableDiffusion, prompts: Iterable[str], device: torch.device
     ) -> None:
+        """
+        Args:
+            prompts: encoded at once; then the encoders go to the CPU. Without any they stay where
+                they are.
+        """
         self._model = model
         self._device = device
         self._states: OrderedDict[str, Conditioning] = OrderedDict()
+        known = list(dict.fromkeys(prompts))[:KEPT]
         with contextlib.ExitStack() as stack:
-            for encoder in model.text_encoders.values():
+            for encoder in model.text_encoders.values() if known else ():
                 stack.enter_context(placed(encoder, device))
-            for prompt in list(dict.fromkeys(prompts))[:KEPT]:
+            for prompt in known:
                 self._states[prompt] = self._encode(prompt)
 
     def __getitem__(self, prompt: str) -> Conditioning:

@@ -1,7 +1,8 @@
 """The whole state between two steps, on disk: from it a run goes on as if nothing had happened.
 
 Every random draw is a function of (seed, purpose, position), so the state is the weights that learn
-in fp32, the optimizer's moments, the loss scaler's numbers under fp16, and how many steps are done.
+in fp32, the optimizer's moments, the averaged weights if there are any, the loss scaler's numbers
+under fp16, and how many steps are done.
 """
 
 import contextlib
@@ -31,8 +32,9 @@ class Progress:
     Attributes:
         step: finished optimizer steps.
         seconds: that they took.
-        schedule: the numbers of steps towards which the learning rate fell, one after the other;
-            more than one if others were asked for on the way, none if it is constant.
+        schedule: the numbers of steps that were asked for one after the other, where what is
+            learned depends on them: a learning rate that falls, a text encoder that stops; else
+            none.
     """
 
     step: int = 0

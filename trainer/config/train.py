@@ -122,6 +122,23 @@ class TrainConfig:
         max=10_000.0,
         step=1.0,
     )
+    ema_decay: float = option(
+        0.0,
+        "Save, preview and hand on an average of the weights over about 1 / (1 - decay) steps"
+        " instead of the last ones. 0: off; 0.99 suits a run of 800 steps. 4 GB more memory for"
+        " Stable Diffusion 1.5 with its text encoder.",
+        min=0.0,
+        max=0.99999,
+        step=0.001,
+    )
+    text_encoder_until: float = option(
+        1.0,
+        "Share of the run for which the text encoder learns, when it trains; then it stays as it"
+        " is, and steps are faster. The share is of the steps that are asked for first.",
+        min=0.0,
+        max=1.0,
+        step=0.05,
+    )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
     loss: LossConfig = group(LossConfig)
@@ -139,6 +156,11 @@ class TrainConfig:
     @property
     def trains_text_encoder(self) -> bool:
         return self.trains == UNET_AND_TEXT_ENCODER
+
+    @property
+    def text_encoder_stops(self) -> bool:
+        """Whether the text encoder learns for a part of the run only."""
+        return self.trains_text_encoder and self.text_encoder_until < 1.0
 
     @property
     def rows_per_step(self) -> int:
