@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..trainer.concepts import make_concept, read_concepts_file, report
+from ..trainer.concepts import make_concept, read_concepts_file, report, unused
 from ..trainer.config import Concept
 from ..trainer.image_set import ImageSet
 from . import host
@@ -95,6 +95,8 @@ class DreamBoothConcept(io.ComfyNode):
         )
         concepts = (*(previous or ()), concept)
         text = report(concepts)
+        if class_images and (said := unused(class_images)):
+            text += "\n" + said
         host.say(cls.hidden.unique_id, text)
         return io.NodeOutput(concepts, text, ui=ui.PreviewText(text).as_dict())
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pack.trainer.concepts import make_concept, read_concepts_file, report
+from pack.trainer.concepts import make_concept, read_concepts_file, report, unused
 from pack.trainer.config import ConfigError
 from pack.trainer.image_set import ImageSet
 from pack.trainer.images import ImageFile
@@ -43,6 +43,13 @@ def test_report_says_what_clip_reads() -> None:
     concept = make_concept(PHOTOS, identifier="zwx", class_noun="dog", instance_prompt=long)
     text = report([concept])
     assert "z + wx" in text and "happy" in text and "no prior preservation" in text
+
+
+def test_what_class_images_bring_in_vain_is_said() -> None:
+    assert unused(CLASSES) == ""
+    file = ImageFile("c.png", 8, 8, "", masked=True)
+    assert "their masks are not" in unused(ImageSet((file,)))
+    assert "their masks and captions are not" in unused(ImageSet((file,), captions=("a",)))
 
 
 def test_two_concepts_need_two_names() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pack.trainer.checks import check
-from pack.trainer.config import LossConfig
+from pack.trainer.config import Concept, LossConfig
 from pack.trainer.events import go_on, ignore
 from pack.trainer.loop import _Run
 from pack.trainer.noise import shaped
@@ -28,7 +28,9 @@ Cost = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def prepared_run(folder: Path, accelerate, **options) -> _Run:
-    concept = make_concept(folder / "pictures", **options.pop("concept", {}))
+    concept = options.pop("concept", {})
+    if not isinstance(concept, Concept):
+        concept = make_concept(folder / "pictures", **concept)
     job = make_job(folder, (concept,), **options)
     base = toy_base()
     plan = check(job, base, CPU, ignore, lambda: None)
@@ -61,6 +63,10 @@ def reference(run: _Run, cost: Cost = mean_square) -> tuple[float, dict[str, tor
             states = text(tokenize([row.prompt])).last_hidden_state
             got = unet(noisy[None], torch.tensor([t]), encoder_hidden_states=states).sample
             error = cost(got[0] - noise.double(), t)
+            if not row.is_class and (mask := p.latents.mask(row.view)) is not None:
+                low = config.data.unmasked_weight
+                pixels = (low + (1 - low) * mask.double()).expand_as(got[0])
+                error = (pixels * (got[0] - noise.double()) ** 2).sum() / pixels.sum()
             weight = p.job.concepts[0].prior_weight if row.is_class else 1.0
             loss = weight * error / instance_rows
             loss.backward()

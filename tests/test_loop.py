@@ -279,7 +279,7 @@ def test_a_bad_gradient_never_reaches_the_weights(
         def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * math.nan
 
-    broken = lambda prediction, target: Break.apply(row_losses(prediction, target))  # noqa: E731
+    broken = lambda *given: Break.apply(row_losses(*given))  # noqa: E731
     monkeypatch.setattr(gradients, "row_losses", broken)
     with pytest.raises(TrainingError, match="gradient.*step 3"):
         run(make_job(tmp_path, steps=9, max_grad_norm=max_grad_norm))

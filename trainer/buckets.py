@@ -57,6 +57,11 @@ def bucket_of(picture: Size, sizes: Iterable[Size], data: DataConfig) -> Size:
     return w, h
 
 
+def square_cuts(width: int, height: int) -> float:
+    """The part of a picture's area that a square leaves out."""
+    return 1 - min(width, height) / max(width, height)
+
+
 def shares(count: int, weights: Counter[Size]) -> dict[Size, int]:
     """``count`` divided: one each, and the rest as ``weights`` are, by largest remainders.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import provenance
 from .base import advise, read_as, record_base
+from .buckets import square_cuts
 from .captions import Texts
 from .checkpoint import Layout, check_finite, detect
 from .config import Concept, ConfigError, Job, Photo
@@ -24,6 +25,7 @@ from .views import Frames
 
 _NAMED = 5  # of many prompts that are too long
 LOW_LORA_RATE = 1e-5
+_MUCH = 0.25  # of a photo, to be cut off without a word
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def check(
     _check_prompts(job, listener)
     files = _read_pictures(job.concepts, listener, check_stop)
     listener(Phase("Looking at the base", 0, 1))
+    _advise_buckets(job, layout, files, listener)
     job = record_base(job, base, layout, listener)
     advise(job, layout, listener)
     fingerprint = take_fingerprint(job, files, precision)
@@ -123,6 +126,21 @@ def _check_prompts(job: Job, listener: Listener) -> None:
         listener(Note(f"{len(long) - _NAMED} more prompts are longer than 77 tokens"))
     if job.config.data.shuffle_tags and not any(c.captions for c in job.concepts):
         listener(Note("shuffle_tags does nothing: no concept has captions from files"))
+
+
+def _advise_buckets(
+    job: Job, layout: Layout, files: dict[Photo, ImageFile], listener: Listener
+) -> None:
+    """SDXL was trained in buckets, unlike the families before it."""
+    photos = [files[photo] for concept in job.concepts for photo in concept.photos]
+    cut = sum(square_cuts(file.width, file.height) > _MUCH for file in photos)
+    if layout.family == "sdxl" and cut and not job.config.data.buckets:
+        listener(
+            Note(
+                f"{cut} of {len(photos)} photos lose more than a quarter where they are cut to a"
+                " square: SDXL knows other shapes, too, and DreamBooth Data has buckets for them"
+            )
+        )
 
 
 def _read_pictures(

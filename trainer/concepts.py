@@ -170,6 +170,16 @@ def report(concepts: Sequence[Concept]) -> str:
     return "\n".join(lines)
 
 
+def unused(class_images: ImageSet) -> str:
+    """What class images bring that training does not look at, in words; "" for nothing."""
+    masked = any(file.masked for file in class_images.files)
+    found = ["masks"] * masked + ["captions"] * any(class_images.captions)
+    if not found:
+        return ""
+    what = " and ".join(found)
+    return f"  warning: class images train whole, with the class prompt: their {what} are not used"
+
+
 def _captions(concept: Concept) -> list[str]:
     """The text of each photo."""
     pairs = zip(concept.instance_images, concept.captions, strict=False)
