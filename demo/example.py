@@ -219,7 +219,7 @@ def build(object_info: Mapping[str, Any]) -> Json:
     b = Builder(object_info)
     note = b.note(NOTE, 0, 0, 380, 300)
     base = b.node("CheckpointLoaderSimple", 0, below(note, 100), 380, ckpt_name=BASE)
-    photos = b.node("DreamBoothInstanceImages", 460, 0, 380, extra=230, folder="my_dog")
+    photos = b.node("DreamBoothInstanceImages", 460, 0, 400, extra=340, folder="my_dog")
     class_images = b.node("DreamBoothClassImages", 460, below(photos, 100), 380, extra=230)
     b.group("Base", "data", [base])
     b.group("Your photos", "data", [photos])
@@ -228,7 +228,7 @@ def build(object_info: Mapping[str, Any]) -> Json:
 
     concept = b.node("DreamBoothConcept", 920, 0, 360, extra=80)
     settings = b.node("DreamBoothSettings", 920, below(concept), 360)
-    train = b.node("DreamBoothTrain", 1320, 0, 360, extra=330, name="my_dog")
+    train = b.node("DreamBoothTrain", 1320, 0, 390, extra=490, name="my_dog")
     b.group("Training", "train", [concept, settings, train])
     b.wire(photos, concept, instance_images="DREAMBOOTH_IMAGES")
     b.wire(class_images, concept, class_images="DREAMBOOTH_IMAGES")

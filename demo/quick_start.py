@@ -13,9 +13,9 @@ def build_quick_start(object_info: Mapping[str, Any]) -> Json:
     """Photos → Concept → Train between a checkpoint and a sampler; every setting at its default."""
     b = Builder(object_info)
     base = b.node("CheckpointLoaderSimple", 0, 0, 320, ckpt_name=BASE)
-    photos = b.node("DreamBoothInstanceImages", 0, below(base, 60), 320, extra=200, folder="my_dog")
+    photos = b.node("DreamBoothInstanceImages", 0, below(base, 60), 320, extra=340, folder="my_dog")
     concept = b.node("DreamBoothConcept", 380, below(base, 60), 300, extra=80)
-    train = b.node("DreamBoothTrain", 740, 0, 340, extra=120, name="my_dog")
+    train = b.node("DreamBoothTrain", 740, 0, 360, extra=490, name="my_dog")
     positive = b.node("CLIPTextEncode", 1140, 0, 320, title="Positive prompt", text=PROMPT)
     under = below(positive)
     negative = b.node("CLIPTextEncode", 1140, under, 320, title="Negative prompt", text="")

@@ -27,6 +27,7 @@ from .saving import Saver
 from .sentinel import Sentinel, Verdict
 from .setup import Prepared, prepare
 from .state import Result
+from .tensorboard import with_tensorboard
 from .training_state import SavedState, capture, learning, restore
 
 BAD_WEIGHTS = "weights became numbers that are not finite,"
@@ -61,7 +62,7 @@ def train(
 
     orders = Orders(control)
     # a host may run us inside inference mode, where nothing can learn
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), with_tensorboard(listener) as listener:
         try:
             plan = check(job, base, device, listener, orders.check)
             with find_start(plan, listener, train_again=train_again) as start:

@@ -10,7 +10,7 @@ const TRAIN = "DreamBoothTrain";
 const PHOTOS = "DreamBoothInstanceImages";
 const WIDTH = 420;
 const HEIGHT = 450;
-const PHOTOS_HEIGHT = 260;
+const PHOTOS_HEIGHT = 300;
 
 function addStyle() {
   const link = document.createElement("link");
