@@ -26,9 +26,15 @@ class RowDropout(nn.Module):
         """``[B, ...]`` → the same shape; what stays is scaled to keep the mean."""
         if self.rows is None:
             return x
-        draws = [
-            torch.rand(x.shape[1:], generator=generator(self._seed, f"dropout {self._layer} {row}"))
-            for row in self.rows
-        ]
+        draws = [self._draw(row, x) for row in self.rows]
         kept = torch.stack(draws) >= self._probability
-        return x * kept.to(x.device) / (1.0 - self._probability)
+        return x * kept / (1.0 - self._probability)
+
+    def _draw(self, row: str, x: Tensor) -> Tensor:
+        """Where the activations are: a full-size net takes too many numbers to bring them there.
+
+        So another kind of device draws other masks from the same seed.
+        """
+        seed = generator(self._seed, f"dropout {self._layer} {row}").initial_seed()
+        made = torch.Generator(x.device).manual_seed(seed)
+        return torch.rand(x.shape[1:], generator=made, device=x.device)
