@@ -30,7 +30,7 @@ export class TrainPanel {
     this.bar = el("progress", { class: "db-bar", max: 1, value: 0 });
     this.facts = el("div", { class: "db-facts" });
     this.empty = el("p", { class: "db-empty" }, "Losses and pictures appear here while it trains.");
-    this.notes = el("div", { class: "db-notes", role: "log" });
+    this.notes = el("div", { class: "db-notes", role: "log", hidden: true });
     this.buttons = ORDERS.map(([what, label, icon, , title]) =>
       button(label, icon, () => this.send(what), { title, disabled: true }),
     );
