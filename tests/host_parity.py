@@ -1,4 +1,6 @@
-"""Runs a checkpoint through ComfyUI's own modules: python host_parity.py CHECKPOINT INPUTS OUTPUTS
+"""Runs a checkpoint through ComfyUI's own modules.
+
+python host_parity.py CHECKPOINT INPUTS OUTPUTS PROMPT
 
 Started in a ComfyUI tree, in a process of its own: importing comfy parses the command line and
 claims the device. Everything is loaded in float32, so that a difference is one of layout and not
@@ -36,6 +38,7 @@ def main() -> None:
     given = load_file(inputs_path)
     out = {"unet": unet(model, given)}
     out |= text(clip, given)
+    out |= prompts(clip, *more) | {"sigmas": model.model.model_sampling.sigmas}
     out |= pictures(vae, given)
     tensors = {name: tensor.float().contiguous() for name, tensor in out.items()}
     save_file(tensors, outputs_path, metadata=detected(model))
@@ -108,6 +111,15 @@ def states(clip, given: dict) -> dict:
         )
         named = {"last": last, "hidden": hidden, "projected": projected, "pooled": pooled}
         out |= {f"{letter}.{state}": tensor for state, tensor in named.items()}
+    return out
+
+
+def prompts(clip, prompt: str) -> dict:
+    """What *CLIP Text Encode* makes of the prompt, plain and behind *CLIP Set Last Layer* at -3."""
+    out = {}
+    for name, clip.layer_idx in (("prompt", None), ("prompt-3", -3)):
+        states, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+        out |= {name: states, f"{name}.pooled": pooled}
     return out
 
 

@@ -9,10 +9,14 @@ import pytest
 import torch
 from nets import random_checkpoint
 from pack.trainer.checkpoint import Layout, build, detect, write_checkpoint
+from pack.trainer.families import family_of
+from pack.trainer.objective import alphas_cumprod, zero_terminal_snr
+from pack.trainer.text import encode
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+PROMPT = "a photo of zwx dog, 3 balls"
 HOST = Path(__file__).with_name("host_parity.py")
 EXPECTED = (
     "clip missing: ['clip_l.logit_scale', 'clip_l.transformer.text_projection.weight']",
@@ -61,7 +65,20 @@ def ours(source: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> dic
     """What the host's modules must give: see host_parity.py for the names."""
     layout = detect(source)
     parts = {part: build(source, layout, part) for part in layout.parts}
-    return our_nets(parts, layout, given) | our_pictures(source, layout, given)
+    texts = our_nets(parts, layout, given) | our_prompts(parts, layout)
+    return texts | our_pictures(source, layout, given)
+
+
+def our_prompts(parts: Mapping[str, nn.Module], layout: Layout) -> dict:
+    """The trainer's own way from a prompt to the UNet: tokens, padding, layers, pooled vector."""
+    encoders = {part: module for part, module in parts.items() if part.startswith("text_encoder")}
+    family, out = family_of(layout), {}
+    for name, clip_skip in (("prompt", family.clip_skip), ("prompt-3", 3)):
+        made = encode(encoders, [PROMPT], family, clip_skip, torch.device("cpu"))
+        out[name] = made.states
+        if made.pooled is not None:
+            out[f"{name}.pooled"] = made.pooled
+    return out
 
 
 def our_nets(parts: Mapping[str, nn.Module], layout: Layout, given: dict) -> dict:
@@ -132,7 +149,7 @@ def run_host(folder: Path, comfyui: Path, source: dict, given: dict) -> tuple[di
     save_file(given, folder / "inputs.safetensors")
     paths = [str(folder / f"{name}.safetensors") for name in ("net", "inputs", "outputs")]
     host = subprocess.run(
-        [sys.executable, str(HOST), *paths], cwd=comfyui, capture_output=True, text=True
+        [sys.executable, str(HOST), *paths, PROMPT], cwd=comfyui, capture_output=True, text=True
     )
     (folder / "net.safetensors").unlink()
     assert host.returncode == 0, host.stderr[-4000:]
@@ -149,9 +166,17 @@ def assert_parity(
     assert said == []
     assert_detected_alike(folder, kind, layout)
     mine = ours(source, given)
+    assert_same_schedule(layout, theirs["sigmas"])
     errors = {name: relative_error(tensor, theirs[name]) for name, tensor in mine.items()}
     assert max(errors.values()) <= 1e-4, errors
     assert all(tensor.std() > 1e-3 for name, tensor in theirs.items() if name in mine)
+
+
+def assert_same_schedule(layout: Layout, sigmas: torch.Tensor) -> None:
+    """The host's σ_t; with zero terminal SNR its last one stays finite, 4519."""
+    acp = alphas_cumprod()
+    acp = zero_terminal_snr(acp) if layout.zero_terminal_snr else acp
+    torch.testing.assert_close((sigmas.double() ** 2 + 1) ** -1, acp, rtol=1e-4, atol=1e-7)
 
 
 def assert_detected_alike(folder: Path, kind: str, layout: Layout) -> None:
