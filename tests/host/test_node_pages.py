@@ -15,7 +15,7 @@ NODES = [
     "Data",
     "Difference",
     "InstanceImages",
-    "Lora",
+    "LoRA",
     "Loss",
     "LossPlot",
     "SaveDifference",
@@ -37,7 +37,7 @@ def test_a_node_says_what_it_is(node: str, info: dict[str, Any]) -> None:
     entry = info[node]
     assert entry["python_module"] == f"custom_nodes.{PACK_NAME}"
     assert entry["display_name"].startswith("DreamBooth ")
-    assert entry["display_name"].replace(" ", "").lower() == node.lower()
+    assert entry["display_name"].replace(" ", "") == node
     assert entry["category"] == "DreamBooth"
     assert len(entry["description"]) > 20
     assert entry["output_node"] is (node in OUTPUTS)
