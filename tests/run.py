@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     for style in (["check"], ["format", "--check"]):
         if code := subprocess.run([python, "-m", "ruff", *style, "."], cwd=ROOT).returncode:
             return code
-    where = [] if any(Path(part.split("::")[0]).exists() for part in arguments) else ["tests"]
+    chosen = any(Path(part.split("::")[0]).exists() for part in arguments)
+    where = [] if chosen else ["tests", *side_by_side(arguments)]
     command = [python, "-m", "pytest", "-c", str(ROOT / "tests" / "pytest.ini"), *where, *arguments]
     return subprocess.run(command, cwd=ROOT).returncode
 
@@ -55,6 +56,16 @@ def ensure_chromium() -> None:
         if subprocess.run(["apt-get", *command], env=environment, **quiet).returncode:
             print("  it was not installed: those tests will skip")
             return
+
+
+def side_by_side(arguments: list[str]) -> list[str]:
+    """pytest's arguments for a process per core, each with whole files and a server of its own.
+
+    Not for full-size nets, which take the whole memory, nor for full counts, which share a file.
+    """
+    if {"--slow", "--faults"} & set(arguments):
+        return []
+    return ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 if __name__ == "__main__":

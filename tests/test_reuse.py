@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from pack.trainer.checkpoint import write_checkpoint
+from pack.trainer.checks import check
 from pack.trainer.config import (
     WITHOUT_EFFECT_ON_WEIGHTS,
     Concept,
     Job,
+    LoraConfig,
     TrainConfig,
     option_fields,
 )
@@ -18,7 +20,7 @@ from pack.trainer.events import Saved, Step
 from pack.trainer.fingerprint import Fingerprint, differences
 from pack.trainer.resume import Start
 from runs import begin, changed, copied, earlier_runs, notes, queue, with_concept
-from toy import Run, make_concept, make_job, picture, run, toy_base
+from toy import CPU, Run, make_concept, make_job, picture, run, toy_base
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +172,13 @@ def test_every_setting_is_classified(finished: Job) -> None:
     """A setting either is in the fingerprint or is known to leave the weights alone."""
     names = {name for name, _ in option_fields(TrainConfig)}
     assert names > WITHOUT_EFFECT_ON_WEIGHTS
+    counted = names - WITHOUT_EFFECT_ON_WEIGHTS
+    of_a_lora = {name for name in counted if name.startswith("lora.")}
     written = json.loads((Path(finished.runs) / "toy" / "fingerprint.json").read_text())
-    assert set(written["settings"]) == names - WITHOUT_EFFECT_ON_WEIGHTS
+    assert set(written["settings"]) == counted - of_a_lora | {"lora.kind"}
+    job = changed(finished, lora=LoraConfig(kind="lora"))
+    plan = check(job, toy_base(), CPU, lambda event: None, lambda: None)
+    assert set(plan.fingerprint.parts["settings"]) == counted
 
 
 def test_differences_from_what_another_version_wrote() -> None:
