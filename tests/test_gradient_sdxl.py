@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from pack.trainer.checks import check
-from pack.trainer.events import ignore
+from pack.trainer.events import go_on, ignore
 from pack.trainer.loop import _Run
 from pack.trainer.objective import draw_row
+from pack.trainer.orders import Orders
 from pack.trainer.precision import accelerator
 from pack.trainer.resume import Start
 from pack.trainer.setup import prepare
@@ -32,7 +33,7 @@ def prepared_run(folder: Path, accelerate, base: dict[str, torch.Tensor], **opti
         Image.open(path).resize((70 + 9 * number, 80)).save(path)
     plan = check(make_job(folder, (concept,), **options), base, CPU, ignore, lambda: None)
     prepared = prepare(plan, base, Start(), ignore, lambda: None)
-    return _Run(prepared, accelerate, ignore, lambda: None)
+    return _Run(prepared, accelerate, ignore, Orders(go_on))
 
 
 def schedule(zero_snr: bool) -> np.ndarray:
@@ -47,7 +48,9 @@ class Reference:
     """The nets in float64, and what a prompt is to them."""
 
     def __init__(self, run: _Run, projection: torch.Tensor) -> None:
-        self.modules = {part: copy.deepcopy(module).double() for part, module in run.parts.items()}
+        self.modules = {
+            part: copy.deepcopy(module).double() for part, module in run.learner.parts.items()
+        }
         self.projection = nn.Parameter(projection.double())
 
     def encode(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +114,7 @@ def test_loss_and_gradient_equal_float64(tmp_path: Path, kind: str, zero_snr: bo
     grads["text_encoder_2.text_projection.weight"] = reference.projection.grad.t()
     norm = torch.stack([g.norm() for g in grads.values() if g is not None]).norm()
     checked = 0
-    for part, module in run.parts.items():
+    for part, module in run.learner.parts.items():
         for name, parameter in module.named_parameters():
             expected_grad = grads[f"{part}.{name}"]
             assert parameter.requires_grad == (expected_grad is not None), f"{part}.{name}"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pack.trainer import previews
 from pack.trainer.batch import Batch
+from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Preview, Step
 from pack.trainer.ladder import Ladder, is_out_of_memory
-from pack.trainer.loop import TrainingError
 from pack.trainer.model import StableDiffusion
 from toy import make_concept, make_job, run
 

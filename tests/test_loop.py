@@ -11,9 +11,10 @@ import torch
 from pack.trainer import gradients
 from pack.trainer.checkpoint import CheckpointError, read_checkpoint
 from pack.trainer.config import ConfigError, Job
+from pack.trainer.errors import TrainingError
 from pack.trainer.events import Begun, Command, Note, Phase, Preview, Saved, Step
 from pack.trainer.images import ImageError
-from pack.trainer.loop import TrainingError, train
+from pack.trainer.loop import train
 from pack.trainer.objective import row_losses
 from toy import CPU, make_concept, make_job, picture, run, same, toy_base
 

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from pack.trainer import gradients, loop, saving
+from pack.trainer import gradients, learner, saving
 from pack.trainer.checkpoint import check_finite, read_checkpoint
+from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Step
-from pack.trainer.loop import TrainingError
 from pack.trainer.sentinel import IN_A_ROW, IN_A_ROW_FP16, LOWER_RATE, Sentinel, Verdict
 from toy import make_job, run, same
 
@@ -108,9 +108,9 @@ def test_weights_that_went_bad_are_taken_back_at_once(
     tmp_path, monkeypatch, state_each_step, step
 ) -> None:
     """Also by the last update of all, which no loss looks at."""
-    real, spoiled = loop._Run._update, []
+    real, spoiled = learner.Learner.update, []
 
-    def update(self: loop._Run, verdict: Verdict) -> bool:
+    def update(self: learner.Learner, verdict: Verdict) -> bool:
         skipped = real(self, verdict)
         if self.done == step and not spoiled:
             spoiled.append(step)
@@ -118,7 +118,7 @@ def test_weights_that_went_bad_are_taken_back_at_once(
                 self.parameters[0].view(-1)[0] = math.nan
         return skipped
 
-    monkeypatch.setattr(loop._Run, "_update", update)
+    monkeypatch.setattr(learner.Learner, "update", update)
     made = run(make_job(tmp_path, steps=6))
     assert made.result.steps == 6 and [s.step for s in made.of(Step)][-1] == 6
     (said,) = (note.text for note in made.of(Note) if "back to step" in note.text)

@@ -10,9 +10,10 @@ import torch
 
 from .checkpoint import CheckpointError, UnsupportedModel, read_checkpoint
 from .config import ConfigError, Job
+from .errors import TrainingError
 from .events import Command, Event, Note, Phase, Saved, Step
 from .images import ImageError
-from .loop import TrainingError, train
+from .loop import train
 from .rehearsal import RehearsalFailed
 
 USER_ERRORS = (

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pack.trainer.cache import LatentCache
 from pack.trainer.checkpoint import check_finite, read_checkpoint
+from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note
 from pack.trainer.gradients import Gradients
-from pack.trainer.loop import TrainingError
 from pack.trainer.model import StableDiffusion
 from pack.trainer.views import View
 from record import record

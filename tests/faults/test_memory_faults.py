@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from pack.trainer import previews
 from pack.trainer.config import Concept
+from pack.trainer.errors import TrainingError
 from pack.trainer.events import Step
-from pack.trainer.loop import TrainingError
 from pack.trainer.model import StableDiffusion
 from record import record
 from toy import Run, make_concept, make_job, run

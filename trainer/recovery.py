@@ -1,0 +1,113 @@
+"""Bad numbers in a run: a step is skipped, or the run returns to its newest state, or ends."""
+
+import math
+
+from accelerate import Accelerator
+
+from .errors import TrainingError
+from .events import Listener, Note
+from .learner import Learner
+from .sentinel import Sentinel, Verdict
+from .setup import Prepared
+
+_BAD_WEIGHTS = "weights became numbers that are not finite,"
+_RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
+_MEND = "lower the learning rate, or choose precision = bf16 or fp32"
+
+
+class Recovery:
+    """Carries out what the sentinel says about a step's numbers, and tells the user."""
+
+    def __init__(
+        self, prepared: Prepared, learner: Learner, accelerate: Accelerator, listener: Listener
+    ) -> None:
+        """
+        Args:
+            prepared: if it has a state, the rate is as bad steps before it have left it.
+        """
+        self._job = prepared.job
+        self._folder = prepared.folder
+        self._fp16 = prepared.precision == "fp16"
+        self._learner = learner
+        self._accelerate = accelerate
+        self._listener = listener
+        rate = prepared.state.numbers.get(_RATE, 1.0) if prepared.state else 1.0
+        self._sentinel = Sentinel(prepared.precision, rate)
+
+    @property
+    def rate(self) -> float:
+        """What the learning rate is multiplied by."""
+        return self._sentinel.rate
+
+    @property
+    def calm(self) -> bool:
+        """Whether the last step was good: only then is a state worth keeping."""
+        return self._sentinel.calm
+
+    def numbers(self) -> dict[str, float]:
+        """What a state has to hold of this."""
+        return {_RATE: self.rate}
+
+    def judge(self, loss: float, norm: float) -> Verdict:
+        """What to do with a step, by its objective and its gradients' norm before the update.
+
+        After ``ROLL_BACK`` the run already stands at an earlier step.
+
+        Raises:
+            TrainingError: there is no way on.
+        """
+        verdict = self._sentinel.look(loss, norm)
+        bad = f"the {_bad_number(loss, norm)}, several steps in a row,"
+        if not math.isfinite(loss) and not self._learner.is_finite():
+            verdict, bad = self._sentinel.weights_are_bad(), _BAD_WEIGHTS
+        if verdict in (Verdict.ROLL_BACK, Verdict.STOP):
+            self._roll_back(verdict, bad)
+        return verdict
+
+    def check_weights(self) -> None:
+        """For the last step's weights, which no loss looks at: roll back where they are bad.
+
+        Raises:
+            TrainingError: there is no way on.
+        """
+        if self._learner.learned and not self._learner.is_finite():
+            self._roll_back(self._sentinel.weights_are_bad(), _BAD_WEIGHTS)
+
+    def say_skipped(self, loss: float, norm: float) -> None:
+        """Of the step that has just been skipped."""
+        # under fp16 gradients overflow until the loss scale has settled: no news
+        if not (self._fp16 and math.isfinite(loss)):
+            said = f"step {self._learner.done} was skipped: its {_bad_number(loss, norm)}"
+            self._listener(Note(said))
+
+    def _roll_back(self, verdict: Verdict, bad: str) -> None:
+        """Return to the newest state; go on from it more slowly, or end there.
+
+        Raises:
+            TrainingError: there is no state, or it was not the first time.
+        """
+        learner = self._learner
+        said = f"{bad} in step {min(learner.done + 1, self._job.config.steps)}"
+        state = self._folder.states.newest()
+        if state is None:
+            raise TrainingError(
+                f"{said}: {_MEND}. The weights before these steps are kept, if there were any good"
+                " steps; look at the pictures before you use them."
+            )
+        learner.drop_gradients()
+        if self._accelerate.scaler:
+            self._accelerate.scaler.update()  # it holds on to a step until it is told of its end
+        learner.restore(state)
+        self._folder.go_on(self._job, learner.done)
+        if verdict is Verdict.STOP:
+            raise TrainingError(
+                f"{said}, also at a lower rate: {_MEND}. Step {learner.done} is kept."
+            )
+        self._sentinel.rolled_back()
+        self._listener(Note(f"{said}: back to step {learner.done}, at {self.rate:g} of the rate"))
+
+
+def _bad_number(loss: float, norm: float) -> str:
+    """Which of a step's numbers is not finite, in words."""
+    what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient", norm)
+    return f"{what} became {value}"
