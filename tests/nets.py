@@ -61,16 +61,20 @@ KINDS = {
     "toy_sdxl": Net((32, 64), 1, (0, 2), **TOY_SDXL),
     "toy_sdxl_v": Net((32, 64), 1, (0, 2), **TOY_SDXL, **V, zero_terminal_snr=True),
     "toy_ssd1b": Net((32, 32, 64), 2, **TOY_SSD_DEPTHS, **TOY_SDXL),
+    "toy_koala": Net((32, 32, 64), 1, (0, 2, 3), **TOY_SDXL, middle=None),
     # the last level has no attention, the middle block has
     "toy_late": Net((32, 64), 1, (2, 0), **TOY_SDXL, up=((0, 0), (2, 3))),
     "small_sdxl": Net((320,) * 3, 2, (0, 2, 10), **SMALL_SDXL),
     "small_ssd1b": Net((320,) * 3, 2, **SSD_DEPTHS, **SMALL_SDXL),
     "small_vega": Net((320,) * 3, 2, (0, 1, 2), **SMALL_SDXL, middle=PLAIN),
     "small_vega_v": Net((320,) * 3, 2, (0, 1, 2), **SMALL_SDXL, **V, zero_terminal_snr=True),
+    "small_koala": Net((320,) * 3, 1, (0, 2, 5), **SMALL_SDXL, middle=None),
+    "small_koala_1b": Net((320,) * 3, 1, (0, 2, 6), **SMALL_SDXL),
     "full_sdxl": Net(XL, 2, (0, 2, 10), **SDXL),
     "ssd1b": Net(XL, 2, **SSD_DEPTHS, **SDXL),
     "vega": Net(XL, 2, (0, 1, 2), **SDXL, middle=PLAIN),
-    "koala": Net(XL, 1, (0, 2, 5), **SDXL, middle=None),
+    "koala_700m": Net(XL, 1, (0, 2, 5), **SDXL, middle=None),
+    "koala_1b": Net(XL, 1, (0, 2, 6), **SDXL),
 }
 VAE_CHANNELS = {"kl": (128, 256, 512, 512), "kl_toy": (32, 64, 64, 64)}
 TELLTALE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"

@@ -18,7 +18,8 @@ KINDS = {
     "full_sdxl": ("SDXL", UNUSED + IDS),
     "ssd1b": ("SSD1B", UNUSED + IDS),
     "vega": ("Segmind_Vega", UNUSED + IDS),
-    "koala": ("KOALA_700M", UNUSED + IDS),
+    "koala_700m": ("KOALA_700M", UNUSED + IDS),
+    "koala_1b": ("KOALA_1B", UNUSED + IDS),
 }
 
 

@@ -26,6 +26,7 @@ EXPECTED = (
 )
 CLASSES = {"sd1": "SD15", "sd2": "SD20", "sdxl": "SDXL", "small_vega_v": "Segmind_Vega"}
 CLASSES |= {"small_vega": "Segmind_Vega", "small_ssd1b": "SSD1B"}
+CLASSES |= {"small_koala": "KOALA_700M", "small_koala_1b": "KOALA_1B"}
 
 
 def make_inputs(layout: Layout) -> dict[str, torch.Tensor]:
@@ -226,7 +227,14 @@ def test_other_families(tmp_path: Path, comfyui: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "vae"), [("small_sd2", "kl"), ("small_ssd1b", "tiny"), ("small_sdxl", "kl")]
+    ("kind", "vae"),
+    [
+        ("small_sd2", "kl"),
+        ("small_ssd1b", "tiny"),
+        ("small_koala", "tiny"),
+        ("small_koala_1b", "tiny"),
+        ("small_sdxl", "kl"),
+    ],
 )
 def test_more_of_other_families(tmp_path: Path, comfyui: Path, kind: str, vae: str) -> None:
     assert_parity(tmp_path, comfyui, kind, vae)

@@ -45,7 +45,9 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, kind: str) -> N
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.parametrize(("kind", "side"), [("toy_sd2", 512), ("toy_ssd1b", 1024)])
+@pytest.mark.parametrize(
+    ("kind", "side"), [("toy_sd2", 512), ("toy_ssd1b", 1024), ("toy_koala", 1024)]
+)
 def test_the_unet_alone_leaves_every_other_byte(tmp_path: Path, kind: str, side: int) -> None:
     options = {"trains": "unet", "steps": 1}
     made, base = run(make_job(tmp_path, **options), toy_base(kind)), toy_base(kind)

@@ -17,7 +17,7 @@ from .card import release_memory
 from .sampling import Sampling, encode_text, sample_pictures
 
 # Their class in comfy.supported_models, for a refusal before anything large is copied.
-SUPPORTED_CLASSES = {"SD15", "SD20", "SDXL", "SSD1B", "Segmind_Vega"}
+SUPPORTED_CLASSES = {"SD15", "SD20", "SDXL", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,22 +33,12 @@ SD = {
     "use_linear_in_transformer": False,
     "legacy": False,
 }
-# A distilled SDXL that the host knows by the depths of its blocks.
-KOALA = SD | {
-    "num_res_blocks": [1, 1, 1],
-    "channel_mult": (1, 1, 1),
-    "transformer_depth": [0, 2, 5],
-    "transformer_depth_output": [0, 0, 2, 2, 5, 5],
-    "transformer_depth_middle": -1,
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-}
+SD2 = SD | {"context_dim": 1024, "use_linear_in_transformer": True}
 KINDS = {
     "inpaint": SD | {"in_channels": 9},
-    "sd2": SD | {"context_dim": 1024, "use_linear_in_transformer": True},
-    "koala": KOALA,
+    "sd2": SD2,
+    # SD 2.1 with a picture's embedding beside the text: the host knows it by that one's width
+    "unclip": SD2 | {"num_classes": "sequential", "adm_in_channels": 1536},
 }
 
 with torch.device("meta"):

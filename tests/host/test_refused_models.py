@@ -58,7 +58,7 @@ def with_unet(info: dict, base_name: str, folder: str, unet: str, dtype: str = "
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("koala", "this model is KOALA_700M: DreamBooth trains Stable Diffusion 1.x, 2.x and XL"),
+        ("unclip", "this model is SD21UnclipL: DreamBooth trains Stable Diffusion 1.x, 2.x and XL"),
         ("sd2", "There is no OpenCLIP text encoder of Stable Diffusion 2.x here"),
         ("inpaint", "inpaint"),
     ],
