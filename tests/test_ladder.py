@@ -4,13 +4,15 @@ import re
 
 import pytest
 import torch
-from pack.trainer import previews
+from diffusers import UNet2DConditionModel
+from pack.trainer import learner, previews
 from pack.trainer.batch import Batch
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Preview, Step
 from pack.trainer.ladder import Ladder, is_out_of_memory
 from pack.trainer.model import StableDiffusion
 from toy import make_concept, make_job, run
+from transformers import CLIPTextModel
 
 
 def test_rungs_halve_then_part_then_recompute() -> None:
@@ -125,6 +127,38 @@ def test_at_the_bottom_the_finished_steps_are_kept(tmp_path, monkeypatch) -> Non
     assert (tmp_path / "checkpoints" / "toy.safetensors").is_file()
     monkeypatch.undo()
     assert run(job, train_again=False).result.steps == 4  # from step 2
+
+
+UNET, TEXT = "UNet2DConditionModel.to", "CLIPTextModel.to"
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "message"),
+    [
+        (UNET, {}, r"the unet does not fit.*train a LoRA, or train the unet alone"),
+        (TEXT, {}, r"the text encoder does not fit.*no step was taken: train a LoRA,"),
+        (TEXT, {"trains": "unet"}, r"the text encoder does not fit.*reads the prompts"),
+        ("make_optimizer", {}, r"the optimizer does not fit.*optimizer = adamw8bit"),
+        ("Ema", {"ema_decay": 0.99}, r"ema_decay = 0\.99.*does not fit.*choose ema_decay = 0,"),
+        ("restore", {}, r"the state that the run goes on from does not fit"),
+    ],
+)
+def test_what_does_not_fit_at_the_start_is_named(
+    tmp_path, monkeypatch, place, options, message
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+
+    job = make_job(tmp_path, steps=2, **options)
+    if place == "restore":
+        run(make_job(tmp_path, steps=1, **options))
+    owner = {UNET: UNet2DConditionModel, TEXT: CLIPTextModel}.get(place, learner)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "to" if place in (UNET, TEXT) else place, refuse)
+        with pytest.raises(TrainingError, match=message):
+            run(job, train_again=False)
+    made = run(job, train_again=False)  # under the same name
+    assert made.result.steps == 2 and made.result.name == "toy"
 
 
 def test_another_error_is_not_taken_for_memory(tmp_path, monkeypatch) -> None:

@@ -6,10 +6,12 @@ add up to the gradient of the whole.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from .batch import Batch
+from .errors import TrainingError
 
 _MESSAGES = (
     "out of memory",  # CUDA, ROCm, XPU, MPS, and cuDNN's and cuBLAS's own refusals
@@ -24,6 +26,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _MESSAGES)
+
+
+@contextmanager
+def must_fit(otherwise: str) -> Iterator[None]:
+    """For work that cannot be cut finer.
+
+    Raises:
+        TrainingError: ``otherwise``, if memory runs out inside the block.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(otherwise) from error
 
 
 class Ladder:

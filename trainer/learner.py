@@ -8,8 +8,7 @@ from torch import Tensor
 
 from .checkpoint import is_finite
 from .ema import Ema
-from .errors import TrainingError
-from .ladder import is_out_of_memory
+from .ladder import must_fit
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .sentinel import Verdict
 from .setup import Prepared
@@ -30,24 +29,46 @@ class Learner:
         """
         Args:
             prepared: if it has a state, this goes on from it.
+
+        Raises:
+            TrainingError: some of it does not fit into the memory.
         """
         self._config = prepared.job.config
         self._fp16 = prepared.precision == "fp16"
         self._accelerate = accelerate
         self.parts = prepared.trained.modules
-        for module in self.parts.values():
-            module.to(prepared.device)
+        for part, module in self.parts.items():
+            with self._must_fit(f"the {part.replace('_', ' ')}"):
+                module.to(prepared.device)
         text = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
         unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
         self.parameters = [*unet, *text]
         self._text_parameters = text
-        self._optimizer = accelerate.prepare_optimizer(make_optimizer(unet, text, self._config))
-        self._ema = Ema(self.parts, self._config.ema_decay) if self._config.ema_decay else None
+        smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
+        with self._must_fit("the optimizer", *smaller):
+            made = make_optimizer(unet, text, self._config)
+            self._optimizer = accelerate.prepare_optimizer(made)
+        decay = self._config.ema_decay
+        averaged = f"the average of the weights (ema_decay = {decay:g})"
+        with self._must_fit(averaged, "choose ema_decay = 0"):
+            self._ema = Ema(self.parts, decay) if decay else None
         self.done = 0
         self.updating = False
         self.learned = False
         if prepared.state:
-            self.restore(prepared.state)
+            with self._must_fit("the state that the run goes on from"):
+                self.restore(prepared.state)
+
+    def _must_fit(self, what: str, *instead: str) -> AbstractContextManager[None]:
+        """For what is placed before the first step; ``instead``: ways out of its own."""
+        ways = [*instead]
+        if not self._config.lora.is_on:
+            ways.append("train a LoRA")
+        if self._config.trains_text_encoder:
+            ways.append("train the unet alone")
+        ways.append("close what else uses the memory")
+        said = f"{what} does not fit into the memory, and no step was taken: {', or '.join(ways)}"
+        return must_fit(said)
 
     def restore(self, state: SavedState) -> None:
         """Return to a state of this run."""
@@ -90,17 +111,13 @@ class Learner:
             TrainingError: the optimizer's own numbers do not fit into the memory.
         """
         self.updating = True
-        try:
+        with must_fit(
+            f"the optimizer's own numbers do not fit into the memory in step {self.done + 1}:"
+            " choose optimizer = adamw8bit, or train the unet alone."
+        ):
             # under fp16 the loss scaler must see bad gradients, too: it skips and scales down
             if verdict is Verdict.TAKE or self._fp16:
                 self._optimizer.step()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"the optimizer's own numbers do not fit into the memory in step {self.done + 1}:"
-                " choose optimizer = adamw8bit, or train the unet alone."
-            ) from error
         self.drop_gradients()
         skipped = verdict is Verdict.SKIP or bool(self._optimizer.step_was_skipped)
         if self._ema and not skipped:

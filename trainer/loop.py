@@ -49,7 +49,8 @@ def train(
     Raises:
         ConfigError, ImageError, UnsupportedModel, CheckpointError, RehearsalFailed: before the
             first step.
-        TrainingError: the numbers went bad or the memory ran out; what was good is on disk.
+        TrainingError: the numbers went bad or the memory ran out, also before the first step;
+            what was good is on disk.
     """
 
     orders = Orders(control)

@@ -14,9 +14,8 @@ from .checks import Plan
 from .config import Job, TrainConfig
 from .config.lora import LORA
 from .dataset import PairedRows
-from .errors import TrainingError
 from .events import Listener, Note, Phase
-from .ladder import is_out_of_memory
+from .ladder import must_fit
 from .model import StableDiffusion
 from .precision import hold_frozen
 from .rehearsal import Load, rehearse
@@ -85,6 +84,7 @@ def prepare(
 
     Raises:
         ConfigError, CheckpointError, RehearsalFailed: one sentence for the user.
+        TrainingError: the pictures or the text encoder do not fit into the memory.
     """
     job, layout = plan.job, plan.layout
     listener(Phase("Loading the model", 0, 1))
@@ -107,15 +107,11 @@ def prepare(
         listener(Phase("Encoding pictures", done, total))
         check_stop()
 
-    try:
+    with must_fit(
+        "a picture does not fit into the memory while it is encoded, and nothing was trained:"
+        " choose a smaller resolution, or close what else uses the memory"
+    ):
         latents.fill(rows.views(), plan.device, on_encoded)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            "a picture does not fit into the memory while it is encoded, and nothing was trained:"
-            " choose a smaller resolution, or close what else uses the memory"
-        ) from error
     if idle := rows.idle_classes():
         listener(Note(f"{idle} class images are left out: no photo has their shape"))
     for path in latents.unseen_masks():
@@ -186,7 +182,11 @@ def _frozen_texts(
     """The run's prompts if the text encoders do not train."""
     if job.config.trains_text_encoder:
         return None
-    return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
+    with must_fit(
+        "the text encoder does not fit into the memory while it reads the prompts, and nothing was"
+        " trained: close what else uses the memory"
+    ):
+        return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
 
 
 def _check_disk(
