@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ...demo.pictures import FAINT, INK, PAPER, font
 from ...demo.world import PLACES
 from ...trainer.images import to_image
+from ...trainer.plot import FAINT, INK, PAPER, font
 from .cases import Case, read_photos
 from .sampling import from_bytes
 from .trial import Bench, Sampled

@@ -21,6 +21,7 @@ ARGUMENTS = (
 )
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 SIZE = {"width": 1500, "height": 950}
+HOSTS_OWN = "getCanvas: canvas is null"
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +66,13 @@ def open_page(
             if message.type == "error" and ours:
                 complaints.append(source)
 
+        def on_error(error: Any) -> None:
+            # the host's own, when a message of a running prompt comes before its canvas is there
+            if HOSTS_OWN not in str(error) or f"extensions/{PACK_NAME}" in error.stack:
+                complaints.append(f"{error}\n{error.stack}")
+
         page.on("console", on_console)
-        page.on("pageerror", lambda error: complaints.append(f"{error}\n{error.stack}"))
+        page.on("pageerror", on_error)
 
     def open_one(graph: dict | None = None, theme: str = "dark") -> Any:
         client = connect()
