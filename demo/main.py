@@ -12,17 +12,14 @@ import time
 from .client import ClientError, ComfyClient, Outcome, PromptFailed, PromptInterrupted
 from .console import clock, phase, table
 from .environment import Environment
-from .example import build
+from .locales import write_locales
 from .plan import TEMPLATE, TEMPLATES, DemoFailed, Plan, fill, prepare_inputs
 from .progress import Tracker
-from .quick_start import build_quick_start
 from .recipe import FULL, RANDOM
 from .results import collect
-from .server import PACK_NAME, ROOT, ComfyServer, ServerFailed
+from .server import PACK_NAME, ComfyServer, ServerFailed
+from .templates import EXAMPLE, write_templates
 from .workflow import Json, WorkflowError, to_api
-
-EXAMPLE = ROOT / "example_workflows" / "dreambooth_sd15.json"
-EXAMPLES = {EXAMPLE.stem: build, "dreambooth_quick_start": build_quick_start}
 
 
 def run(options: argparse.Namespace, place: Environment) -> int:
@@ -97,10 +94,7 @@ def write_examples(server: ComfyServer) -> int:
     with phase("ComfyUI"):
         server.start()
     info = ComfyClient(server.address).object_info()
-    EXAMPLE.parent.mkdir(exist_ok=True)
-    for name, make in EXAMPLES.items():
-        path = EXAMPLE.with_name(f"{name}.json")
-        path.write_text(json.dumps(make(info), indent=1) + "\n", encoding="utf-8")
+    for path in (*write_templates(info), *write_locales(info)):
         print(f"  wrote {path}")
     return 0
 

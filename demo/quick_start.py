@@ -16,13 +16,30 @@ def build_quick_start(object_info: Mapping[str, Any]) -> Json:
     photos = b.node("DreamBoothInstanceImages", 0, below(base, 60), 320, extra=340, folder="my_dog")
     concept = b.node("DreamBoothConcept", 380, below(base, 60), 300, extra=80)
     train = b.node("DreamBoothTrain", 740, 0, 360, extra=490, name="my_dog")
-    positive = b.node("CLIPTextEncode", 1140, 0, 320, title="Positive prompt", text=PROMPT)
+    b.wire(photos, concept, instance_images="DREAMBOOTH_IMAGES")
+    b.wire(base, train, model="MODEL", clip="CLIP", vae="VAE")
+    b.wire(concept, train, concepts="DREAMBOOTH_CONCEPTS")
+    one_picture(b, train, 1140)
+    return b.workflow()
+
+
+def one_picture(
+    b: Builder,
+    source: Json,
+    x: int,
+    *,
+    prompt: str = PROMPT,
+    side: int = 512,
+    vae: Json | None = None,
+) -> None:
+    """Prompts, sampler, decoder and picture of a model; its VAE may come from another node."""
+    positive = b.node("CLIPTextEncode", x, 0, 320, title="Positive prompt", text=prompt)
     under = below(positive)
-    negative = b.node("CLIPTextEncode", 1140, under, 320, title="Negative prompt", text="")
-    size = b.node("EmptyLatentImage", 1140, below(negative), 320, width=512, height=512)
+    negative = b.node("CLIPTextEncode", x, under, 320, title="Negative prompt", text="")
+    size = b.node("EmptyLatentImage", x, below(negative), 320, width=side, height=side)
     sampler = b.node(
         "KSampler",
-        1520,
+        x + 380,
         0,
         300,
         seed=0,
@@ -32,17 +49,13 @@ def build_quick_start(object_info: Mapping[str, Any]) -> Json:
         scheduler="ddim_uniform",
         denoise=1.0,
     )
-    decode = b.node("VAEDecode", 1520, below(sampler, 10), 300)
-    save = b.node("SaveImage", 1880, 0, 320, extra=320, filename_prefix="dreambooth/after")
-    b.wire(photos, concept, instance_images="DREAMBOOTH_IMAGES")
-    b.wire(base, train, model="MODEL", clip="CLIP", vae="VAE")
-    b.wire(concept, train, concepts="DREAMBOOTH_CONCEPTS")
+    decode = b.node("VAEDecode", x + 380, below(sampler, 10), 300)
+    save = b.node("SaveImage", x + 740, 0, 320, extra=320, filename_prefix="dreambooth/after")
     for text, socket in ((positive, "positive"), (negative, "negative")):
-        b.link(train, "CLIP", text, "clip")
+        b.link(source, "CLIP", text, "clip")
         b.link(text, "CONDITIONING", sampler, socket)
-    b.link(train, "MODEL", sampler, "model")
+    b.link(source, "MODEL", sampler, "model")
     b.link(size, "LATENT", sampler, "latent_image")
     b.link(sampler, "LATENT", decode, "samples")
-    b.link(train, "VAE", decode, "vae")
+    b.link(vae or source, "VAE", decode, "vae")
     b.link(decode, "IMAGE", save, "images")
-    return b.workflow()

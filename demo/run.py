@@ -65,7 +65,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="where everything is put (.demo in the checkout)",
     )
     add("--serve", action="store_true", help="leave ComfyUI open with the graph in the page")
-    add("--write-example", action="store_true", help="only write example_workflows anew")
+    add(
+        "--write-example", action="store_true", help="only write example_workflows and locales anew"
+    )
     return parser.parse_args(argv)
 
 

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
-from pack.demo.server import ROOT
+from pack.demo.templates import EXAMPLE, TEMPLATES
 from pack.demo.workflow import WorkflowError, set_widget, to_api, widget_values, widgets_of
+from PIL import Image
 
 INFO = {
     "Loader": {"input": {"required": {"name": [["a", "b"], {}]}}, "output": ["MODEL"]},
@@ -138,8 +140,9 @@ def test_unknown_nodes_and_subgraphs_are_named() -> None:
         to_api({**workflow(), "definitions": {"subgraphs": [{}]}}, INFO)
 
 
-def test_the_example_is_laid_out_without_overlaps() -> None:
-    flow = json.loads((ROOT / "example_workflows" / "dreambooth_sd15.json").read_text("utf-8"))
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_example_is_laid_out_without_overlaps(name: str) -> None:
+    flow = json.loads(EXAMPLE.with_name(f"{name}.json").read_text("utf-8"))
     title = 30
     boxes = [
         (n["pos"][0], n["pos"][1] - title, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1])
@@ -155,3 +158,13 @@ def test_the_example_is_laid_out_without_overlaps() -> None:
                 assert apart, (left, top, other)
     places = {n["id"]: n["pos"][0] for n in flow["nodes"]}
     assert all(places[link[1]] <= places[link[3]] for link in flow["links"])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_has_the_picture_that_its_code_draws(name: str) -> None:
+    card = EXAMPLE.with_name(f"{name}.jpg")
+    assert card.stat().st_size < 40_000
+    drawn = np.asarray(TEMPLATES[name].draw(), np.int16)
+    stored = np.asarray(Image.open(card).convert("RGB"), np.int16)
+    assert stored.shape == drawn.shape
+    assert np.abs(stored - drawn).mean() < 8, "run: python demo/run.py --write-example"

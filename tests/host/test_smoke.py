@@ -4,8 +4,8 @@ import json
 
 import pytest
 from pack.demo.client import ComfyClient, PromptFailed, PromptInterrupted, PromptRejected
-from pack.demo.main import EXAMPLE, EXAMPLES
 from pack.demo.server import ComfyServer, ServerFailed
+from pack.demo.templates import EXAMPLE, TEMPLATES
 from pack.demo.workflow import set_widget, to_api
 
 PICTURE = {
@@ -22,6 +22,14 @@ NODES = (
     "Loss",
     "Train",
 )
+# 800 steps and no node to ask for fewer; three pictures, which test_demo_run makes
+RUN_ELSEWHERE = ("dreambooth_quick_start", EXAMPLE.stem)
+
+
+def on_the_small_base(workflow: dict, info: dict, base_name: str) -> dict:
+    set_widget(workflow, info, "CheckpointLoaderSimple", "ckpt_name", base_name)
+    set_widget(workflow, info, "DreamBoothInstanceImages", "folder", "smoke")
+    return workflow
 
 
 def saved(source: dict) -> dict:
@@ -82,23 +90,22 @@ def test_a_server_that_cannot_start_shows_its_log(comfyui, tmp_path) -> None:
     assert server.process is None
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_the_example_is_what_the_schemas_give(client: ComfyClient, name: str) -> None:
     """Widget values are a bare list: one new input would shift them all."""
     stored = json.loads(EXAMPLE.with_name(f"{name}.json").read_text("utf-8"))
-    made = EXAMPLES[name](client.object_info())
+    made = TEMPLATES[name].build(client.object_info())
     assert stored == json.loads(json.dumps(made)), "run: python demo/run.py --write-example"
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_the_example_is_accepted(
     client: ComfyClient, base_name: str, photo_folder, name: str
 ) -> None:
     path = EXAMPLE.with_name(f"{name}.json")
-    workflow, info = json.loads(path.read_text("utf-8")), client.object_info()
-    set_widget(workflow, info, "CheckpointLoaderSimple", "ckpt_name", base_name)
-    folder = photo_folder(name="smoke")
-    set_widget(workflow, info, "DreamBoothInstanceImages", "folder", folder)
+    photo_folder(name="smoke")
+    info = client.object_info()
+    workflow = on_the_small_base(json.loads(path.read_text("utf-8")), info, base_name)
     prompt_id = client.queue(to_api(workflow, info))  # raises if the host refuses any node
 
     def stop(event: dict) -> None:
@@ -111,5 +118,34 @@ def test_the_example_is_accepted(
 
 def test_every_example_is_offered_as_a_template(client: ComfyClient) -> None:
     names = client.get("/workflow_templates")["ComfyUI-DreamBooth"]
-    assert set(EXAMPLES) <= set(names)
+    assert set(TEMPLATES) <= set(names)
     assert client.get(f"/api/workflow_templates/ComfyUI-DreamBooth/{EXAMPLE.name}")["nodes"]
+
+
+SMALL = {
+    "DreamBoothSettings": {"steps": 1, "resolution": 64, "preview_every": 0, "keep_state": False},
+    "DreamBoothData": {"bucket_min_side": 64, "bucket_max_side": 64},
+    "DreamBoothClassImages": {"count": 1, "resolution": 64, "steps": 1},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {"steps": 1},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in RUN_ELSEWHERE])
+def test_the_example_runs_to_its_picture(
+    client: ComfyClient, base_name: str, photo_folder, name: str
+) -> None:
+    """Every node and wire of it at work, on the small base with a single step."""
+    photo_folder(name="smoke")
+    info = client.object_info()
+    text = EXAMPLE.with_name(f"{name}.json").read_text("utf-8")
+    workflow = on_the_small_base(json.loads(text), info, base_name)
+    kinds = {node["type"] for node in workflow["nodes"]}
+    for kind, values in SMALL.items():
+        for widget, value in values.items() if kind in kinds else ():
+            set_widget(workflow, info, kind, widget, value)
+    set_widget(workflow, info, "DreamBoothTrain", "name", f"of {name}")
+    outcome = client.run(to_api(workflow, info))
+    (save,) = [node["id"] for node in workflow["nodes"] if node["type"] == "SaveImage"]
+    (image,) = outcome.images(save)
+    assert client.view(**image).startswith(b"\x89PNG")
