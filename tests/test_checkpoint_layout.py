@@ -299,6 +299,13 @@ REFUSED = {
         with_context(1024, linear=True, label=False),
         "no OpenCLIP text encoder of Stable Diffusion 2.x",
     ),
+    "sd2 in another spelling": (
+        {
+            key.replace("cond_stage_model.", "conditioner.embedders.0."): tensor
+            for key, tensor in meta("toy_sd2").items()
+        },
+        "spells its text encoder conditioner.embedders.0.model.*",
+    ),
     "sdxl with another's text encoder": (
         with_context(2048, linear=True, label=True),
         "no CLIP-L text encoder of Stable Diffusion XL",

@@ -145,6 +145,12 @@ _TEXT_ENCODERS = {
 
 
 def _refuse_incomplete(shapes: Shapes) -> None:
+    if family_of(shapes) == "sd2" and has(shapes, TEXT_L + "model."):
+        raise UnsupportedModel(
+            f"This is a Stable Diffusion 2.x file that spells its text encoder {TEXT_L}model.*, "
+            f"as Stability's generative-models does, and not {TEXT}model.*: use ComfyUI's Load "
+            "Checkpoint, which reads both, and train there or save it anew with Save Checkpoint."
+        )
     for what, prefix in _TEXT_ENCODERS[family_of(shapes)].items():
         if not has(shapes, prefix):
             raise UnsupportedModel(
