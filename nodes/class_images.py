@@ -57,7 +57,10 @@ class DreamBoothClassImages(io.ComfyNode):
                 Settings.Input(
                     "settings",
                     optional=True,
-                    tooltip="What you train with, if its buckets are not the usual ones.",
+                    tooltip=(
+                        "What you train with, if its buckets are not the usual ones. If it has"
+                        " another resolution, the report says so."
+                    ),
                 ),
             ],
             outputs=[
@@ -110,7 +113,8 @@ class DreamBoothClassImages(io.ComfyNode):
         for size, count in config.sizes(photos, settings.data if settings else None).items():
             store = ClassImageStore(root, config.recipe(base, size), config.seed, size)
             jobs.append(_Job(store, count, store.valid(count)))
-        report = "\n".join(job.report(config.prompt) for job in jobs)
+        unlike = config.unlike(settings.resolution) if settings else ""
+        report = "\n".join([*(job.report(config.prompt) for job in jobs), unlike]).rstrip()
         if any(job.missing for job in jobs):
             progress = host.Progress(cls.hidden.unique_id or "")
             _sample_missing(model, clip, vae, config, jobs, progress)

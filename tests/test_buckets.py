@@ -306,6 +306,13 @@ def test_sdxl_trains_in_buckets_and_is_advised_to(tmp_path: Path) -> None:
     assert any("3 of 5 photos lose more than a quarter" in note for note in notes())
 
 
+def test_class_images_of_another_resolution_are_told() -> None:
+    config = ClassImagesConfig(resolution=512)
+    assert config.unlike(512) == ""
+    said = config.unlike(768)
+    assert "made at resolution = 512" in said and "train at 768" in said
+
+
 def test_class_images_are_made_as_the_photos_need_them(tmp_path: Path) -> None:
     config = ClassImagesConfig(count=8, resolution=512)
     photos = [(3000, 4000)] * 5 + [(4000, 3000)]

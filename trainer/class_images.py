@@ -56,6 +56,15 @@ class ClassImagesConfig:
         values["resolution"] = width if width == height else f"{width}x{height}"
         return values | dict(base)
 
+    def unlike(self, resolution: int) -> str:
+        """What to know where training is at ``resolution``; empty if these are made for it."""
+        if resolution == self.resolution:
+            return ""
+        return (
+            f"these are made at resolution = {self.resolution}, but the settings train at"
+            f" {resolution}: training would scale them. Make them at {resolution}"
+        )
+
     def sizes(self, photos: Sequence[Size], data: DataConfig | None) -> dict[Size, int]:
         """How many pictures of which size: squares, or as the photos' buckets need them.
 

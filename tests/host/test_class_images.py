@@ -118,6 +118,17 @@ def test_another_recipe_has_another_folder(make, small_base, place_model, tmp_pa
     assert Image.open(picture).size == (128, 128)
 
 
+def test_settings_of_another_resolution_are_told(client, info, base_name) -> None:
+    def said(resolution: int) -> str:
+        graph, node = ask(info, base_name, count=1)
+        settings = graph.add("DreamBoothSettings", resolution=resolution)
+        graph[node.id]["inputs"]["settings"] = settings[0]
+        return text_of(client.run(graph), node)
+
+    assert said(128).splitlines()[1].startswith("these are made at resolution = 64")
+    assert len(said(64).splitlines()) == 1
+
+
 def test_each_picture_says_how_it_was_made(make, small_base: Path) -> None:
     folder = folder_of(make(count=2, seed=40))
     said = json.loads(Image.open(folder / "seed000000000041.png").text["dreambooth"])
