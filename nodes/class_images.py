@@ -57,10 +57,7 @@ class DreamBoothClassImages(io.ComfyNode):
                 Settings.Input(
                     "settings",
                     optional=True,
-                    tooltip=(
-                        "What you train with, if its buckets are not the usual ones. If it has"
-                        " another resolution, the report says so."
-                    ),
+                    tooltip="What you train with, if its buckets are not the usual ones.",
                 ),
             ],
             outputs=[
