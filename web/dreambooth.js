@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { idOf, nodeOf } from "./parts/graph.js";
+import { translate } from "./parts/language.js";
 import { TrainPanel } from "./parts/panel.js";
 import { PhotoGrid } from "./parts/photos.js";
 import { RunsTab } from "./parts/sidebar.js";
@@ -110,6 +111,7 @@ function addTab() {
 
 app.registerExtension({
   name: "DreamBooth",
+  addCustomNodeDefs: (definitions) => translate(definitions).catch(console.warn),
   setup() {
     addStyle();
     addTab();
