@@ -1,11 +1,12 @@
 """Out of memory: the same step in less memory, and the run goes on."""
 
+import json
 import re
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from pack.trainer import learner, previews
+from pack.trainer import learner, previews, saving
 from pack.trainer.batch import Batch
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Preview, Step
@@ -178,3 +179,44 @@ def test_a_preview_that_does_not_fit_is_left_out(tmp_path, monkeypatch) -> None:
     made = run(make_job(tmp_path, steps=2, preview_every=1))
     assert made.result.steps == 2 and not made.of(Preview)
     assert sum("preview" in note.text for note in made.of(Note)) == 1
+
+
+def test_an_update_that_broke_off_is_taken_back_and_repeated(tmp_path, monkeypatch) -> None:
+    """From a state two steps before, as the refused update has already changed the weights."""
+    whole = run(make_job(tmp_path / "whole", steps=5))
+    real, calls = torch.optim.AdamW.step, []
+
+    def step(self: torch.optim.AdamW, *args: object, **options: object) -> object:
+        calls.append(1)
+        done = real(self, *args, **options)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(saving.Saver, "state_is_due", lambda self: len(calls) == 2)
+    made = run(make_job(tmp_path / "broken", steps=5))
+    assert made.sha == whole.sha and len(calls) == 4 + 3
+    (said,) = (note.text for note in made.of(Note) if "optimizer" in note.text)
+    assert "step 4" in said and "tried again from step 2" in said
+    log = (made.result.folder / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4, 5]
+
+
+def test_an_update_that_never_fits_ends_with_what_is_kept(tmp_path, monkeypatch) -> None:
+    real, calls = torch.optim.AdamW.step, []
+
+    def step(self: torch.optim.AdamW, *args: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(saving.Saver, "state_is_due", lambda self: True)
+    job = make_job(tmp_path, steps=5)
+    with pytest.raises(TrainingError, match=r"in step 3: choose.*are kept"):
+        run(job)
+    assert len(calls) == 2 + 3  # tried three times, not for ever
+    monkeypatch.undo()
+    assert [s.step for s in run(job, train_again=False).of(Step)] == [3, 4, 5]

@@ -29,18 +29,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def must_fit(otherwise: str) -> Iterator[None]:
+def must_fit(otherwise: str, raises: type[TrainingError] = TrainingError) -> Iterator[None]:
     """For work that cannot be cut finer.
 
     Raises:
-        TrainingError: ``otherwise``, if memory runs out inside the block.
+        TrainingError: ``otherwise``, as ``raises``, if memory runs out inside the block.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(otherwise) from error
+        raise raises(otherwise) from error
 
 
 class Ladder:

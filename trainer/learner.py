@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .checkpoint import is_finite
 from .ema import Ema
+from .errors import UpdateDidNotFit
 from .ladder import must_fit
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .sentinel import Verdict
@@ -75,7 +76,7 @@ class Learner:
         restore(state, self.parts, self._optimizer, self._accelerate.scaler)
         if self._ema:
             self._ema.restore(state)
-        self.done, self.learned = state.progress.step, True
+        self.done, self.learned, self.updating = state.progress.step, True, False
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, numbers) of all of it, without copies."""
@@ -108,12 +109,13 @@ class Learner:
         """Let the gradients reach the weights, or not; whether they were left out.
 
         Raises:
-            TrainingError: the optimizer's own numbers do not fit into the memory.
+            UpdateDidNotFit: the optimizer's own numbers do not fit into the memory.
         """
         self.updating = True
         with must_fit(
             f"the optimizer's own numbers do not fit into the memory in step {self.done + 1}:"
-            " choose optimizer = adamw8bit, or train the unet alone."
+            " choose optimizer = adamw8bit, or train the unet alone",
+            UpdateDidNotFit,
         ):
             # under fp16 the loss scaler must see bad gradients, too: it skips and scales down
             if verdict is Verdict.TAKE or self._fp16:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .checks import check
 from .config import Job
+from .errors import UpdateDidNotFit
 from .events import Begun, Command, Control, Listener, Step, go_on, ignore
 from .gradients import Gradients
 from .learner import Learner
@@ -177,7 +178,13 @@ class _Run:
         if verdict is Verdict.ROLL_BACK:
             return
         rate = self.learner.set_rate(self.recovery.rate)
-        skipped = self.learner.update(verdict)
+        try:
+            skipped, broken = self.learner.update(verdict), ""
+        except UpdateDidNotFit as error:
+            broken = str(error)
+        if broken:  # only here, where the error and with it the frames that hold tensors are gone
+            self.recovery.repeat(broken)
+            return
         if verdict is Verdict.SKIP:
             self.recovery.say_skipped(losses.objective, norm)
         event = Step(

@@ -1,17 +1,23 @@
-"""Bad numbers in a run: a step is skipped, or the run returns to its newest state, or ends."""
+"""Bad numbers, and updates that broke off: a step is skipped, or the run returns to its newest
+state, or ends."""
 
+import gc
 import math
 
+import torch
 from accelerate import Accelerator
 
 from .errors import TrainingError
 from .events import Listener, Note
+from .ladder import must_fit
 from .learner import Learner
 from .sentinel import Sentinel, Verdict
 from .setup import Prepared
+from .training_state import SavedState
 
 _BAD_WEIGHTS = "weights became numbers that are not finite,"
 _RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
+_TRIES = 3  # of one update that does not fit
 _MEND = "lower the learning rate, or choose precision = bf16 or fp32"
 
 
@@ -33,6 +39,8 @@ class Recovery:
         self._listener = listener
         rate = prepared.state.numbers.get(_RATE, 1.0) if prepared.state else 1.0
         self._sentinel = Sentinel(prepared.precision, rate)
+        self._device = prepared.device
+        self._broken = (0, 0)  # a step whose update did not fit, and how often
 
     @property
     def rate(self) -> float:
@@ -73,6 +81,33 @@ class Recovery:
         if self._learner.learned and not self._learner.is_finite():
             self._roll_back(self._sentinel.weights_are_bad(), _BAD_WEIGHTS)
 
+    def repeat(self, said: str) -> None:
+        """Return from an update that did not fit, and may be half done, to the newest state.
+
+        What the steps from there learn is what they had learned: nothing changes but the time.
+
+        Args:
+            said: why it did not fit, and what to do.
+
+        Raises:
+            TrainingError: ``said``; there is no state, or it did not fit several times.
+        """
+        step, times = self._learner.done, 1
+        if self._broken[0] == step:
+            times += self._broken[1]
+        self._broken = (step, times)
+        state = self._folder.states.newest() if times < _TRIES else None
+        end = f"{said}. The finished steps up to the newest state are kept."
+        if state is None:
+            raise TrainingError(end)
+        self._learner.drop_gradients()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        with must_fit(end):
+            self._return_to(state)
+        self._listener(Note(f"{said}; tried again from step {self._learner.done}"))
+
     def say_skipped(self, loss: float, norm: float) -> None:
         """Of the step that has just been skipped."""
         # under fp16 gradients overflow until the loss scale has settled: no news
@@ -95,16 +130,19 @@ class Recovery:
                 " steps; look at the pictures before you use them."
             )
         learner.drop_gradients()
-        if self._accelerate.scaler:
-            self._accelerate.scaler.update()  # it holds on to a step until it is told of its end
-        learner.restore(state)
-        self._folder.go_on(self._job, learner.done)
+        self._return_to(state)
         if verdict is Verdict.STOP:
             raise TrainingError(
                 f"{said}, also at a lower rate: {_MEND}. Step {learner.done} is kept."
             )
         self._sentinel.rolled_back()
         self._listener(Note(f"{said}: back to step {learner.done}, at {self.rate:g} of the rate"))
+
+    def _return_to(self, state: SavedState) -> None:
+        if self._accelerate.scaler:
+            self._accelerate.scaler.update()  # it holds on to a step until it is told of its end
+        self._learner.restore(state)
+        self._folder.go_on(self._job, self._learner.done)
 
 
 def _bad_number(loss: float, norm: float) -> str:

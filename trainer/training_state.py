@@ -174,6 +174,7 @@ def restore(
             parameter.copy_(state.tensors[f"weights.{name}"])
         if held[name]:
             loaded[index] = {key: _as_held(value, parameter) for key, value in held[name].items()}
+    optimizer.state.clear()  # or the old moments would lie beside the new ones for a moment
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": loaded, "param_groups": groups})
     prefix = "scaler:"
