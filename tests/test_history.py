@@ -183,6 +183,26 @@ def test_a_run_in_use_is_not_deleted(history: History) -> None:
     assert list_pictures(folder) == [[0, 0], [4, 0]]
 
 
+@pytest.mark.parametrize("error", [NotImplementedError, PermissionError])
+def test_what_keeps_a_lock_away_is_not_taken_for_training(
+    history: History, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """File systems without locks, and folders of another user."""
+    folder = make_run(history, "dog")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error("no lock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    if error is PermissionError:
+        with pytest.raises(PermissionError):
+            history.delete("dog", checkpoints=True)
+        assert (folder / "job.json").is_file()
+    else:
+        history.delete("dog", checkpoints=True)
+        assert not folder.exists()
+
+
 def test_a_picture_goes_by_its_numbers(history: History) -> None:
     folder = make_run(history, "dog")
     assert history.picture("dog", 4, 0) == folder / "samples" / "step000004_00.png"

@@ -4,6 +4,7 @@ Reads what the runs wrote, and trusts none of it: a file that is damaged, or of 
 makes a poorer entry, never an error.
 """
 
+import contextlib
 import dataclasses
 import glob
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .config import ConfigError, TrainConfig
 from .curve import mean, number, read_points, thin
@@ -145,12 +146,15 @@ class History:
         Raises:
             ConfigError, UnknownRun: see :meth:`folder`.
             RunInUse: it is being trained.
+            OSError: a file cannot be removed.
         """
         folder = self.folder(name)
         lock = FileLock(folder / "lock")
         try:
-            lock.acquire(timeout=0)
-        except (OSError, NotImplementedError) as error:
+            # a file system that knows no locks cannot tell, and its runs have to go, too
+            with contextlib.suppress(NotImplementedError):
+                lock.acquire(timeout=0)
+        except Timeout as error:
             raise RunInUse(f"{name!r} is being trained: stop it first") from error
         try:
             files = list(self._files(name)) if checkpoints else []
