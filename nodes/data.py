@@ -1,13 +1,12 @@
 """DreamBooth Data: how photos become training rows, for a whole run."""
 
-import dataclasses
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..trainer.config import DataConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings, check_wires
+from .types import CATEGORY, Settings, with_group
 from .widgets import widgets
 
 
@@ -36,6 +35,4 @@ class DreamBoothData(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
-        check_wires(settings=(settings, TrainConfig | None))
-        made = dataclasses.replace(settings or TrainConfig(), data=DataConfig(**values))
-        return io.NodeOutput(made)
+        return io.NodeOutput(with_group(settings, data=DataConfig(**values)))

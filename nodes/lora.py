@@ -1,13 +1,12 @@
 """DreamBooth LoRA: small matrices learn in place of all weights."""
 
-import dataclasses
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..trainer.config import LoraConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings, check_wires
+from .types import CATEGORY, Settings, with_group
 from .widgets import widgets
 
 
@@ -35,6 +34,4 @@ class DreamBoothLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
-        check_wires(settings=(settings, TrainConfig | None))
-        config = dataclasses.replace(settings or TrainConfig(), lora=LoraConfig(**values))
-        return io.NodeOutput(config)
+        return io.NodeOutput(with_group(settings, lora=LoraConfig(**values)))

@@ -1,13 +1,12 @@
 """DreamBooth Loss: noise and loss, as changes to the settings that come in."""
 
-import dataclasses
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..trainer.config import LossConfig, TrainConfig
 from . import host
-from .types import CATEGORY, Settings, check_wires
+from .types import CATEGORY, Settings, with_group
 from .widgets import widgets
 
 
@@ -35,6 +34,4 @@ class DreamBoothLoss(io.ComfyNode):
 
     @classmethod
     def execute(cls, settings: TrainConfig | None = None, **values: Any) -> io.NodeOutput:
-        check_wires(settings=(settings, TrainConfig | None))
-        changed = dataclasses.replace(settings or TrainConfig(), loss=LossConfig(**values))
-        return io.NodeOutput(changed)
+        return io.NodeOutput(with_group(settings, loss=LossConfig(**values)))

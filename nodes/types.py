@@ -1,5 +1,6 @@
 """The pack's own wire types, and pictures for the host's IMAGE wire."""
 
+import dataclasses
 from collections.abc import Iterable
 from types import UnionType
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..trainer.config import ConfigError, Photo
+from ..trainer.config import ConfigError, Photo, TrainConfig
 from ..trainer.images import ImageError, fit_square, read_photo
 
 CATEGORY = "DreamBooth"
@@ -33,6 +34,16 @@ def check_wires(**wires: tuple[Any, type | UnionType]) -> None:
     for name, (value, kind) in wires.items():
         if not isinstance(value, kind):
             raise ConfigError(f"{name} = {value!r:.80}: connect the output of a node")
+
+
+def with_group(settings: TrainConfig | None, **group: Any) -> TrainConfig:
+    """What came in on a settings wire, or the defaults, with one group of options replaced.
+
+    Raises:
+        ConfigError: no settings came in.
+    """
+    check_wires(settings=(settings, TrainConfig | None))
+    return dataclasses.replace(settings or TrainConfig(), **group)
 
 
 def image_batch(pictures: Iterable[Image.Image]) -> torch.Tensor:
