@@ -106,7 +106,8 @@ def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
 
 def test_a_recipe_refuses_what_another_began() -> None:
     with pytest.raises(BaseFailed, match="unet_lr"):
-        TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json())
+        TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json(), "unet")
+    TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json(), "vae")  # it does not care
     with pytest.raises(BaseFailed, match="multiple of 8"):
         recipe_for(CPU, size=60)
     assert recipe_for(CPU, size=96, seed=None).size == 96

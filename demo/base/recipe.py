@@ -38,7 +38,7 @@ class Recipe:
     empty: float = 0.1
     """Share of rows with the empty caption, for guidance."""
     decay: float = 0.999
-    """Of the running mean of the weights, which is what is kept."""
+    """Of the running mean of the UNet's weights, which is what is kept."""
 
     def __post_init__(self) -> None:
         if self.size % 8 or self.size < 16:
@@ -51,21 +51,27 @@ class Recipe:
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
-    def check(self, stored: str) -> None:
-        """Refuses to go on with what another recipe began, naming what differs."""
+    def check(self, stored: str, stage: str) -> None:
+        """Refuses to go on with what another recipe began, naming what differs.
+
+        Only what ``stage`` ("vae" or "unet") depends on: a finished autoencoder serves any UNet.
+        """
         theirs, ours = json.loads(stored), asdict(self)
         for name in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(name) != ours.get(name):
+            if theirs.get(name) != ours.get(name) and not name.startswith(OTHERS[stage]):
                 raise BaseFailed(
                     f"this folder's run has {name} = {theirs.get(name)}, not {ours.get(name)}: "
                     "give it the same options, or choose another --out"
                 )
 
 
+OTHERS = {"vae": ("unet_", "captions", "texts", "gamma", "empty", "decay"), "unet": ("vae_",)}
+VAE_DECAY = 0.995  # of the running mean of the autoencoder's weights
+
 CARD = Recipe()
 PROCESSOR = Recipe(
-    pool=16_000, captions=1, texts=2000, vae_batch=16, vae_crop=32, vae_lr=8e-4, unet_batch=32,
-    unet_lr=3e-4, decay=0.995,
+    pool=16_000, captions=1, texts=2000, vae_batch=16, vae_crop=32, vae_lr=8e-4, unet_batch=16,
+    unet_lr=3e-4, decay=0.998,
 )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ class Stage:
 
     def _load(self) -> None:
         tensors, metadata = read_checkpoint(self.file)
-        self.recipe.check(metadata["recipe"])
+        self.recipe.check(metadata["recipe"], self.name)
         if metadata.get("origin", "") != self.origin:
             raise BaseFailed(
                 f"{self.file} learned from another autoencoder than the one beside it: move it"

@@ -21,7 +21,7 @@ from ..world.sheet import tile
 from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_start
 from .diffusion import DiffusionLoss, sample
 from .pool import captions_of, load_pool, to_pixels
-from .recipe import Recipe, has_fast_bf16
+from .recipe import VAE_DECAY, Recipe, has_fast_bf16
 from .stage import Budget, Stage, run
 from .states import TextStates
 
@@ -82,7 +82,7 @@ def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
     balance(vae, pictures, plan.device)
     loss = AutoencoderLoss(vae, pictures, recipe, plan.device, plan.bf16)
     stage = Stage("vae", vae, loss, recipe.vae_lr, recipe.vae_batch, recipe, plan.folder,
-                  min(recipe.decay, 0.995), show)  # fmt: skip
+                  VAE_DECAY, show)  # fmt: skip
 
     @torch.no_grad()
     def picture() -> None:
