@@ -78,3 +78,8 @@ def tokenize(prompts: list[str], padding: int = END) -> torch.Tensor:
         ids = _tokenizer().encode(prompt, add_special_tokens=False).ids[: MAX_TOKENS - 2]
         rows.append([START, *ids, END] + [padding] * (MAX_TOKENS - 2 - len(ids)))
     return torch.tensor(rows, dtype=torch.int64).reshape(len(prompts), MAX_TOKENS)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """``vocab.json`` and ``merges.txt``, of which transformers makes the same tokenizer."""
+    _tokenizer().model.save(str(folder))

@@ -33,6 +33,23 @@ class TextbookConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of one step: ``own`` and ``other`` ``[B]`` are indices of pictures, all
+    else has 2B rows, instance rows first.
+
+    Attributes:
+        posterior, noise: ``[2B, 4, h, w]``; for the latents' samples, and ε.
+        times: ``[2B]``.
+    """
+
+    own: Tensor
+    other: Tensor
+    posterior: Tensor
+    noise: Tensor
+    times: Tensor
+
+
 def schedule() -> DDPMScheduler:
     """Stable Diffusion 1.5's ``scheduler_config.json``."""
     return DDPMScheduler(
@@ -46,30 +63,34 @@ def train_textbook(
     classes: Tensor,
     prompts: tuple[str, str],
     config: TextbookConfig,
+    draws: Iterator[Draw] | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Trains ``model.unet`` in place; yields finished steps and the seconds spent in them.
 
     Args:
         instance, classes: pictures ``[N, 3, h, w]`` in −1…1, on the model's device.
         prompts: of the instance and of the class pictures.
+        draws: of each step; None: the loop's own.
     """
     device = instance.device
     scheduler, unet = schedule(), model.unet.requires_grad_(True).train()
-    g = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():
         text = model.encode_prompts(prompts, device)
     text = text[torch.arange(2).repeat_interleave(config.train_batch_size)]
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay
     )
-    order, seconds = pairs(len(instance), len(classes), config.train_batch_size, g), 0.0
+    shape = model.latent_shape((instance.shape[3], instance.shape[2]))
+    own_draws = draw_steps(len(instance), len(classes), shape, model.timesteps, config)
+    draws, seconds = draws or own_draws, 0.0
     for step in range(1, config.max_train_steps + 1):
         began = time.perf_counter()
-        own, other = next(order)
-        mean, deviation = model.encode_images(torch.cat([instance[own], classes[other]]))
-        latents = mean + deviation * torch.randn(mean.shape, generator=g).to(device)
-        noise = torch.randn(latents.shape, generator=g).to(device)
-        times = torch.randint(0, model.timesteps, (len(latents),), generator=g).to(device)
+        drawn = next(draws)
+        mean, deviation = model.encode_images(
+            torch.cat([instance[drawn.own], classes[drawn.other]])
+        )
+        latents = mean + deviation * drawn.posterior.to(device)
+        noise, times = drawn.noise.to(device), drawn.times.to(device)
         noisy = scheduler.add_noise(latents, noise, times)
         answer = model.predict(noisy, times, text, torch.zeros(len(noisy), 6, device=device))
         textbook_loss(answer, noise, config.prior_loss_weight).backward()
@@ -78,6 +99,21 @@ def train_textbook(
         optimizer.zero_grad(set_to_none=True)
         seconds += time.perf_counter() - began
         yield step, seconds
+
+
+def draw_steps(
+    instances: int,
+    classes: int,
+    shape: tuple[int, ...],
+    timesteps: int,
+    config: TextbookConfig,
+) -> Iterator[Draw]:
+    """All from one generator, step by step. ``shape``: of one latent."""
+    g = torch.Generator().manual_seed(config.seed)
+    rows = 2 * config.train_batch_size
+    for own, other in pairs(instances, classes, config.train_batch_size, g):
+        posterior, noise = (torch.randn(rows, *shape, generator=g) for _ in range(2))
+        yield Draw(own, other, posterior, noise, torch.randint(0, timesteps, (rows,), generator=g))
 
 
 def textbook_loss(answer: Tensor, noise: Tensor, prior_loss_weight: float) -> Tensor:

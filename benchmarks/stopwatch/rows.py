@@ -1,0 +1,64 @@
+"""The table's rows, as data: which trainer runs in which way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+OURS, TEXTBOOK, DIFFUSERS, KOHYA = "ours", "textbook", "diffusers", "kohya"
+EIGHT_BIT = "8-bit moments"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    tool: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Ours: options beside the job's. Otherwise: flags, True where one has no value."""
+    device: str = ""
+    """"cpu" or "cuda" if it is meant for that alone."""
+    differs: str = ""
+    """In which way its numbers are not plain fp32's by design."""
+
+
+ROWS = (
+    Row("textbook", TEXTBOOK),
+    Row("ours", OURS),
+    Row("ours, fp32", OURS, {"precision": "fp32"}, "cuda"),
+    Row("ours, channels_last", OURS, {"channels_last": True}),
+    Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}),
+    Row("ours, adamw8bit", OURS, {"optimizer": "adamw8bit"}, differs=EIGHT_BIT),
+    Row("diffusers", DIFFUSERS),
+    Row(
+        "diffusers, best flags",
+        DIFFUSERS,
+        {"pre_compute_text_embeddings": True, "set_grads_to_none": True},
+        "cpu",
+    ),
+    Row("diffusers, bf16", DIFFUSERS, {"mixed_precision": "bf16"}, "cuda"),
+    Row(
+        "diffusers, best flags",
+        DIFFUSERS,
+        {
+            "pre_compute_text_embeddings": True, "set_grads_to_none": True,
+            "mixed_precision": "bf16", "allow_tf32": True, "use_8bit_adam": True,
+        },
+        "cuda",
+        EIGHT_BIT,
+    ),
+)  # fmt: skip
+
+
+def choose(device: str, names: list[str] | None) -> list[Row]:
+    """The rows of a device, or those of these names.
+
+    Raises:
+        ValueError: a name that is none of its.
+    """
+    rows = [row for row in ROWS if row.device in ("", device)]
+    known = [row.name for row in rows]
+    if unknown := [name for name in names or [] if name not in known]:
+        raise ValueError(f"no row {unknown}: choose among {'; '.join(known)}")
+    return [row for row in rows if not names or row.name in names]
