@@ -201,7 +201,7 @@ def test_a_shell_is_killed_goes_on_and_hands_over(
     running.kill()
     assert running.wait() != 0, "it was finished before it could be killed"
 
-    monkeypatch.setattr(__main__, "_stop_on_signal", lambda: go_on)
+    monkeypatch.setattr(__main__, "_stop_on_signal", lambda ranks: go_on)
     assert __main__.main(command[3:]) == 0
     assert "goes on from step" in capsys.readouterr().out
     # not the bytes themselves: pytest would spell out every difference of two models

@@ -1,4 +1,7 @@
-"""``python -m trainer job.json``: finish, go on with or repeat a run from a shell."""
+"""``python -m trainer job.json``: finish, go on with or repeat a run from a shell.
+
+Started by ``accelerate launch`` or ``torchrun``, several processes share each step's rows.
+"""
 
 import argparse
 import dataclasses
@@ -11,9 +14,10 @@ import torch
 from .checkpoint import CheckpointError, UnsupportedModel, read_checkpoint
 from .config import ConfigError, Job
 from .errors import TrainingError
-from .events import Command, Event, Note, Phase, Saved, Step
+from .events import Command, Control, Event, Note, Phase, Saved, Step
 from .images import ImageError
 from .loop import train
+from .ranks import Ranks, join
 from .rehearsal import RehearsalFailed
 
 USER_ERRORS = (
@@ -32,20 +36,37 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        ranks, device = join(torch.device(args.device))
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    code = 1
+    try:
+        code = _train(args, ranks, device)
+    finally:
+        ranks.leave(well=code != 1)
+    return code
+
+
+def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> int:
+    try:
         job = _read_job(args)
         base, _ = read_checkpoint(Path(job.base))
         result = train(
             job,
             base,
-            device=torch.device(args.device),
+            device=device,
             listener=_print,
-            control=_stop_on_signal(),
+            control=_stop_on_signal(ranks),
             train_again=args.again,
+            ranks=ranks,
         )
     except (*USER_ERRORS, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f" in process {ranks.index}" if ranks.several else ""
+        print(f"error{who}: {error}", file=sys.stderr, flush=True)
         return 1
-    print(f"\n{result.steps} steps in {result.seconds:.1f} s: {result.checkpoint}")
+    if ranks.is_first:
+        print(f"\n{result.steps} steps in {result.seconds:.1f} s: {result.checkpoint}")
     return 130 if result.stopped else 0
 
 
@@ -65,14 +86,19 @@ def _read_job(args: argparse.Namespace) -> Job:
     return job
 
 
-def _stop_on_signal():
-    """Ctrl-C once, or a system that asks us to end: save the finished steps. Twice: at once."""
+def _stop_on_signal(ranks: Ranks) -> Control:
+    """Ctrl-C once, or a system that asks us to end: save the finished steps. Twice: at once.
+
+    Of several processes each gets one Ctrl-C twice, from the terminal and from their launcher,
+    which kills them itself if they take too long.
+    """
     asked = []
 
     def on_signal(number: int, frame: object) -> None:
         asked.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not ranks.several:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .config import Photo
 from .images import pixel_digest, read_photo, to_tensor
 from .model import StableDiffusion, placed
+from .ranks import ALONE, Ranks
 from .views import View
 
 Progress = Callable[[int, int], None]
@@ -28,8 +29,15 @@ class LatentCache:
     an edited photo or another VAE can never meet an old latent.
     """
 
-    def __init__(self, folder: Path | None, model: StableDiffusion, vae_digest: str):
+    def __init__(
+        self, folder: Path | None, model: StableDiffusion, vae_digest: str, ranks: Ranks = ALONE
+    ) -> None:
+        """
+        Args:
+            ranks: the first of these processes encodes, the others are given what it has.
+        """
         self._folder = folder
+        self._ranks = ranks
         self._model = model
         self._vae_digest = vae_digest
         self._latents: dict[View, tuple[Tensor, Tensor]] = {}
@@ -43,17 +51,28 @@ class LatentCache:
             ImageError: a picture became unreadable.
         """
         todo, photo = list(dict.fromkeys(views)), None
-        with placed(self._model.vae, device):
+        with placed(self._model.vae, device if self._ranks.is_first else torch.device("cpu")):
             for done, view in enumerate(todo):
                 progress(done, len(todo))
                 if view.photo != photo:  # the views of a photo follow each other: it is read once
                     photo = view.photo
                     picture, mask = read_photo(photo)
                     self._sizes[photo] = picture.size
-                self._latents[view] = self._load_or_encode(view, picture, device)
+                self._latents[view] = self._moments(view, picture, device)
                 if mask:
                     self._masks[view] = view.show_mask(mask, self._model.layout.downscale)
         progress(len(todo), len(todo))
+
+    def _moments(
+        self, view: View, whole: Image.Image, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        if not self._ranks.several:
+            return self._load_or_encode(view, whole, device)
+        both = torch.empty(2, *self._model.latent_shape(view.size))
+        if self._ranks.is_first:
+            both.copy_(torch.stack(self._load_or_encode(view, whole, device)))
+        mean, std = self._ranks.give(both).to(device)
+        return mean, std
 
     def _load_or_encode(
         self, view: View, whole: Image.Image, device: torch.device

@@ -1,7 +1,6 @@
 """The gradients of one optimizer step, in as many forward passes as the memory asks for."""
 
 import gc
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,14 +14,17 @@ from .errors import TrainingError
 from .events import Listener, Note
 from .ladder import Ladder, is_out_of_memory
 from .objective import add_noise, combine, pixel_weights, row_losses, target
+from .orders import Orders, Stopped
 from .setup import Prepared
 from .texts import FrozenTexts
+from .training_state import learning
 from .weighting import LossShape
 
 
 @dataclass(frozen=True)
 class Losses:
     """Of one step: the objective, and its rows' mean squared errors, whatever is learned from.
+    Of all its rows, whichever process had them.
 
     ``class_`` is None where no class image took part.
     """
@@ -43,7 +45,7 @@ class Gradients:
         prepared: Prepared,
         accelerate: Accelerator,
         listener: Listener,
-        check_stop: Callable[[], None],
+        orders: Orders,
     ) -> None:
         self._p = prepared
         self._config = prepared.job.config
@@ -51,7 +53,9 @@ class Gradients:
         self._device = prepared.device
         self._accelerate = accelerate
         self._listener = listener
-        self._check_stop = check_stop
+        self._orders = orders
+        self._ranks = prepared.ranks
+        self._parameters = [p for _, p in learning(prepared.trained.modules)]
         self._acp = self._model.alphas_cumprod.to(self._device, torch.float32)
         self._shape = LossShape(
             self._config.loss,
@@ -68,24 +72,37 @@ class Gradients:
             any(concept.has_prior for concept in prepared.job.concepts)
             and not self._config.lora.prior_without_images,
             self._config.gradient_checkpointing,
+            -(-self._config.rows_per_step // self._ranks.count),
         )
 
     def fill(self, step: int) -> Losses:
         """The gradients of the step after ``step`` finished ones, in the parameters' ``grad``.
 
+        Several processes are told here how it went in each of them: then all add up their
+        gradients, or all try again, or all stop.
+
         Raises:
-            TrainingError: memory runs out on the lowest rung, too.
+            TrainingError: memory runs out on the lowest rung, too, or another process is gone.
+            Stopped: between two pieces of work.
         """
         self._let_text_learn(self._p.text_steps is None or step < self._p.text_steps)
         while True:
+            reason = ""
             try:
-                return self._accumulate(step)
+                sums = self._accumulate(step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
+                sums, reason = [0.0] * 4, str(error).splitlines()[0]
+            said = [bool(reason), self._orders.stopping]
+            *sums, is_too_large, is_stopped = self._ranks.total([*sums, *said])
+            if is_stopped:
+                raise Stopped
+            if not is_too_large:
+                self._ranks.add_gradients(self._parameters)
+                return self._losses(*sums)
             # only here, where the error and with it the frames that hold tensors are gone
-            self._go_lower(step, reason)
+            self._go_lower(step, reason or "in another process")
 
     def _let_text_learn(self, learns: bool) -> None:
         """Whether the text encoders have a gradient in this step; without one they stay put."""
@@ -115,16 +132,21 @@ class Gradients:
             Note(f"step {step + 1} did not fit into the memory ({reason}): from here on {change}")
         )
 
-    def _accumulate(self, step: int) -> Losses:
+    def _accumulate(self, step: int) -> list[float]:
+        """Of this process's rows: [objective, Σ instance loss, Σ class loss, class rows]."""
         count = self._config.rows_per_step
+        rows = self._ranks.share(range(step * count, (step + 1) * count))
         totals, class_rows = torch.zeros(3, device=self._device), 0
-        for positions in self._ladder.cut(step * count, count):
+        for positions in self._ladder.cut(rows.start, len(rows)):
             for batch in self._ladder.passes(self.batch(positions)):
                 totals += self.forward_backward(batch)
                 class_rows += int(batch.is_class.sum())
-                self._check_stop()
-        objective, instance, class_ = totals.tolist()
-        return Losses(objective, instance / count, class_ / class_rows if class_rows else None)
+                self._orders.check()
+        return [*totals.tolist(), class_rows]
+
+    def _losses(self, objective: float, instance: float, class_: float, class_rows: int) -> Losses:
+        rows = self._config.rows_per_step
+        return Losses(objective, instance / rows, class_ / class_rows if class_rows else None)
 
     def batch(self, positions: range) -> Batch:
         """The instance rows at these positions with their class rows."""

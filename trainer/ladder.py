@@ -52,8 +52,14 @@ class Ladder:
         checkpointing: activations are computed again instead of kept.
     """
 
-    def __init__(self, batch_size: int, has_classes: bool, checkpointing: bool) -> None:
-        self.rows = batch_size
+    def __init__(
+        self, batch_size: int, has_classes: bool, checkpointing: bool, share: int | None = None
+    ) -> None:
+        """
+        Args:
+            share: instance rows of a step that this process has, where it has not all of them.
+        """
+        self.rows = min(batch_size, share or batch_size)
         self._batch_size = batch_size
         self.apart = not has_classes
         self.checkpointing = checkpointing
@@ -72,14 +78,16 @@ class Ladder:
         return None
 
     def cut(self, first: int, count: int) -> Iterator[range]:
-        """Positions of a step's instance rows, in forward passes.
+        """Positions of a step's instance rows, or of some of them, in forward passes.
 
         None of them spans two batches, which may be of two sizes.
         """
-        for batch in range(first, first + count, self._batch_size):
-            end = min(batch + self._batch_size, first + count)
-            for start in range(batch, end, self.rows):
-                yield range(start, min(start + self.rows, end))
+        start, end = first, first + count
+        while start < end:
+            next_batch = (start // self._batch_size + 1) * self._batch_size
+            stop = min(start + self.rows, next_batch, end)
+            yield range(start, stop)
+            start = stop
 
     def passes(self, batch: Batch) -> list[Batch]:
         """The rows of one cut as forward passes: together, or instance rows and then class rows."""

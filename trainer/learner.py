@@ -52,7 +52,8 @@ class Learner:
         decay = self._config.ema_decay
         averaged = f"the average of the weights (ema_decay = {decay:g})"
         with self._must_fit(averaged, "choose ema_decay = 0"):
-            self._ema = Ema(self.parts, decay) if decay else None
+            # only the process that saves and paints needs it
+            self._ema = Ema(self.parts, decay) if decay and prepared.ranks.is_first else None
         self.done = 0
         self.updating = False
         self.learned = False

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .checks import check
-from .config import Job
+from .config import ConfigError, Job
 from .errors import UpdateDidNotFit
 from .events import Begun, Command, Control, Listener, Step, go_on, ignore
 from .gradients import Gradients
@@ -17,6 +18,7 @@ from .learner import Learner
 from .orders import Orders, Stopped
 from .precision import accelerator
 from .previews import Previews
+from .ranks import ALONE, Ranks
 from .recovery import Recovery
 from .rehearsal import Load
 from .resume import find_start
@@ -36,6 +38,7 @@ def train(
     control: Control = go_on,
     train_again: bool = False,
     load: Load | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Run a job from its base weights, or from where it was broken off, to a verified checkpoint.
 
@@ -46,27 +49,40 @@ def train(
         train_again: begin anew under a fresh name, whatever this job's earlier runs have done.
         load: loads a checkpoint as the user will and uses it once; tried before the first step on
             the file that an untrained model gives.
+        ranks: the processes that train this run together, each of which calls this with the same
+            arguments. Only the first is heard and writes.
 
     Raises:
         ConfigError, ImageError, UnsupportedModel, CheckpointError, RehearsalFailed: before the
             first step.
-        TrainingError: the numbers went bad or the memory ran out, also before the first step;
-            what was good is on disk.
+        TrainingError: the numbers went bad, the memory ran out or another process is gone, also
+            before the first step; what was good is on disk.
     """
 
-    orders = Orders(control)
+    orders = Orders(control, ranks)
+    heard = with_tensorboard(listener) if ranks.is_first else nullcontext(ignore)
     # a host may run us inside inference mode, where nothing can learn
-    with torch.inference_mode(False), torch.enable_grad(), with_tensorboard(listener) as listener:
+    with torch.inference_mode(False), torch.enable_grad(), heard as listener:
         try:
-            plan = check(job, base, device, listener, orders.check)
-            with find_start(plan, listener, train_again=train_again) as start:
+            _check_share(job, ranks)
+            plan = check(job, base, device, listener, orders.meet)
+            with find_start(plan, listener, train_again=train_again, ranks=ranks) as start:
                 if start.result:
                     return start.result
-                prepared = prepare(plan, base, start, listener, orders.check, load)
-                with accelerator(prepared.precision, device) as accelerate:
+                prepared = prepare(plan, base, start, listener, orders.meet, load, ranks)
+                with accelerator(prepared.precision, device, ranks.count) as accelerate:
                     return _Run(prepared, accelerate, listener, orders).run()
         except Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
+
+
+def _check_share(job: Job, ranks: Ranks) -> None:
+    rows = job.config.rows_per_step
+    if rows < ranks.count:
+        raise ConfigError(
+            f"a step has {rows} instance images and cannot be shared by {ranks.count} processes:"
+            f" raise batch_size to {ranks.count} or more, or start fewer"
+        )
 
 
 class _Run:
@@ -82,10 +98,11 @@ class _Run:
         self.accelerate = accelerate
         self.listener = listener
         self.orders = orders
+        self.ranks = prepared.ranks
         self.saver = Saver(prepared, listener)
         self.learner = Learner(prepared, accelerate)
         self.recovery = Recovery(prepared, self.learner, accelerate, listener)
-        self.gradients = Gradients(prepared, accelerate, listener, orders.check)
+        self.gradients = Gradients(prepared, accelerate, listener, orders)
         self.previews = Previews(prepared, accelerate, listener, orders.check)
         seconds = prepared.state.progress.seconds if prepared.state else 0.0
         self.started = time.perf_counter() - seconds
@@ -111,30 +128,38 @@ class _Run:
         except BaseException:
             # an update that was interrupted may be half done: then its weights are no result
             if self.learner.learned and not self.learner.updating and self.learner.is_finite():
-                self._keep()
+                self._keep_in_a_hurry()
             raise
         finally:
             self.learner.drop_gradients()
+        if not self.ranks.is_first:
+            folder = self.p.folder
+            return Result(folder.name, folder.folder, None, self.done, stopped, self.seconds)
         path = self._keep() if self.learner.learned else None
         return self.saver.result(path, self.done, stopped, self.seconds)
 
     def _loop(self) -> None:
         """Steps, previews and saves, in order."""
         self.listener(Begun(self.p.folder.folder, self.done, self.config.steps))
-        if self._preview_is_due():
+        if self._preview_is_due() and self.ranks.is_first:
             self._preview(again=False)
         while self._is_not_done():
             self.orders.check()
             self._step()
-            wishes = self.orders.take()
-            is_last = self.done == self.config.steps
-            if (self._is_due(self.config.save_every) or Command.SAVE in wishes) and not is_last:
-                with self.learner.as_shown():
-                    self.saver.extra(self.done)
-            if self.saver.state_is_due() and self.recovery.calm:
-                self._keep_state()
-            if self._preview_is_due() or Command.PREVIEW in wishes:
-                self._preview()
+            if self.ranks.is_first:
+                self._save_and_show()
+
+    def _save_and_show(self) -> None:
+        """What is due after a step, or was wished for in it."""
+        wishes = self.orders.take()
+        is_last = self.done == self.config.steps
+        if (self._is_due(self.config.save_every) or Command.SAVE in wishes) and not is_last:
+            with self.learner.as_shown():
+                self.saver.extra(self.done)
+        if self.saver.state_is_due() and self.recovery.calm:
+            self._keep_state()
+        if self._preview_is_due() or Command.PREVIEW in wishes:
+            self._preview()
 
     def _is_not_done(self) -> bool:
         """Whether there are steps left, or again: nobody else looks at the last one's weights."""
@@ -160,6 +185,14 @@ class _Run:
                 return self.saver.final(self.done)
         finally:
             self._keep_state()
+
+    def _keep_in_a_hurry(self) -> None:
+        """After an error: a launcher of several processes ends them all in half a minute."""
+        if not self.ranks.is_first:
+            return
+        if self.ranks.several:
+            self._keep_state()
+        self._keep()
 
     def _keep_state(self) -> None:
         tensors, numbers = self.learner.capture()
@@ -199,5 +232,6 @@ class _Run:
             step_seconds=time.perf_counter() - began,
             seconds=self.seconds,
         )
-        self.p.folder.log(event)
+        if self.ranks.is_first:
+            self.p.folder.log(event)
         self.listener(event)

@@ -16,6 +16,7 @@ from torch import nn
 from .config import ConfigError
 
 _HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # which cut up the model itself
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -41,11 +42,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 @contextmanager
-def accelerator(precision: str, device: torch.device) -> Iterator[Accelerator]:
+def accelerator(precision: str, device: torch.device, processes: int = 1) -> Iterator[Accelerator]:
     """An Accelerator on ``device`` that leaves accelerate's shared state as it found it.
 
     Raises:
-        ConfigError: several processes, which this trainer does not do.
+        ConfigError: it is launched as something else than so many plain processes.
     """
     shared = (PartialState._shared_state, AcceleratorState._shared_state)
     shared += (GradientState._shared_state,)
@@ -60,10 +61,11 @@ def accelerator(precision: str, device: torch.device) -> Iterator[Accelerator]:
                 cpu=device.type == "cpu",
                 device_placement=False,
             )
-            if made.num_processes != 1:
+            kind = made.distributed_type.value
+            if made.num_processes != processes or kind in _OTHER_ENGINES:
                 raise ConfigError(
-                    f"this run was launched as {made.num_processes} processes;"
-                    " start one: the trainer works on one card"
+                    f"this run was launched as {made.num_processes} processes of the kind {kind}:"
+                    " start one, or several from a shell by accelerate launch --multi_gpu"
                 )
             yield made
     finally:

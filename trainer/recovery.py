@@ -33,6 +33,7 @@ class Recovery:
         """
         self._job = prepared.job
         self._folder = prepared.folder
+        self._ranks = prepared.ranks
         self._fp16 = prepared.precision == "fp16"
         self._learner = learner
         self._accelerate = accelerate
@@ -85,6 +86,7 @@ class Recovery:
         """Return from an update that did not fit, and may be half done, to the newest state.
 
         What the steps from there learn is what they had learned: nothing changes but the time.
+        One of several processes gives up instead: the others have done this update.
 
         Args:
             said: why it did not fit, and what to do.
@@ -96,7 +98,8 @@ class Recovery:
         if self._broken[0] == step:
             times += self._broken[1]
         self._broken = (step, times)
-        state = self._folder.states.newest() if times < _TRIES else None
+        tried = times >= _TRIES or self._ranks.several
+        state = None if tried else self._folder.states.newest()
         end = f"{said}. The finished steps up to the newest state are kept."
         if state is None:
             raise TrainingError(end)
@@ -123,7 +126,7 @@ class Recovery:
         """
         learner = self._learner
         said = f"{bad} in step {min(learner.done + 1, self._job.config.steps)}"
-        state = self._folder.states.newest()
+        state = self._newest_state()
         if state is None:
             raise TrainingError(
                 f"{said}: {_MEND}. The weights before these steps are kept, if there were any good"
@@ -138,11 +141,21 @@ class Recovery:
         self._sentinel.rolled_back()
         self._listener(Note(f"{said}: back to step {learner.done}, at {self.rate:g} of the rate"))
 
+    def _newest_state(self) -> SavedState | None:
+        """For all processes the same one: the first has written it."""
+        states = self._folder.states
+        state = states.newest() if self._ranks.is_first else None
+        told = self._ranks.tell({"step": state.progress.step if state else None})
+        if self._ranks.is_first or told["step"] is None:
+            return state
+        return states.read(told["step"])
+
     def _return_to(self, state: SavedState) -> None:
         if self._accelerate.scaler:
             self._accelerate.scaler.update()  # it holds on to a step until it is told of its end
         self._learner.restore(state)
-        self._folder.go_on(self._job, self._learner.done)
+        if self._ranks.is_first:
+            self._folder.go_on(self._job, self._learner.done)
 
 
 def _bad_number(loss: float, norm: float) -> str:

@@ -1,16 +1,18 @@
 """Where a run begins: a finished one is handed over, a broken one goes on, else it is a new one."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import CheckpointError, read_checkpoint
 from .checks import Plan
-from .config import Job, TrainConfig
+from .config import ConfigError, Job, TrainConfig
 from .events import Listener, Note
 from .files import read_json, sha256
 from .fingerprint import differences
+from .ranks import ALONE, Ranks
 from .state import Result, RunFolder
 from .training_state import SavedState
 
@@ -22,6 +24,9 @@ _BESIDE_THE_POINT = {
     "dreambooth.steps",
     "dreambooth.version",
 }
+
+
+_DIFFERENT = "the processes of this run do not see the same: {}. Give each machine the same files"
 
 
 @dataclass
@@ -59,18 +64,72 @@ class Start:
         self.folder.release()
         self.folder = self.state = None
 
-    def open_folder(self, plan: Plan) -> RunFolder:
-        """The run's own folder, at the step where it goes on."""
+    def open_folder(self, plan: Plan, ranks: Ranks = ALONE) -> RunFolder:
+        """The run's own folder, at the step where it goes on.
+
+        Raises:
+            ConfigError: another process goes on from somewhere else.
+        """
+        step = self.state.progress.step if self.state else 0
+        if not ranks.is_first:
+            told = ranks.tell({})
+            if told["step"] != step:
+                raise ConfigError(_DIFFERENT.format(f"step {step} here, {told['step']} there"))
+            self.folder = RunFolder(plan.job, told["run"])
+            return self.folder
         if self.folder:
-            self.folder.go_on(plan.job, self.state.progress.step if self.state else 0)
+            self.folder.go_on(plan.job, step)
         else:
             self.folder = RunFolder.reserve(plan.job)
             self.folder.save_fingerprint(plan.fingerprint)
+        ranks.tell({"run": self.folder.name, "step": step})
         return self.folder
 
 
-def find_start(plan: Plan, listener: Listener, *, train_again: bool) -> Start:
-    """Look through the earlier runs of this name, newest first."""
+def find_start(plan: Plan, listener: Listener, *, train_again: bool, ranks: Ranks = ALONE) -> Start:
+    """Look through the earlier runs of this name, newest first.
+
+    Of several processes the first looks, and the others follow it.
+
+    Raises:
+        ConfigError, CheckpointError: they do not see the same files.
+        TrainingError: another process is gone.
+    """
+    if not ranks.is_first:
+        return _follow(ranks.tell({}), plan)
+    start = _look(plan, listener, train_again)
+    ranks.tell(
+        {
+            "fingerprint": plan.fingerprint.digest,
+            "run": start.folder.name if start.folder else None,
+            "step": start.state.progress.step if start.state else None,
+            "finished": bool(start.result),
+        }
+    )
+    return start
+
+
+def _follow(told: Mapping[str, Any], plan: Plan) -> Start:
+    """Where the first process begins; its folder is not locked a second time."""
+    if told["fingerprint"] != plan.fingerprint.digest:
+        raise ConfigError(_DIFFERENT.format("other weights, pictures or settings"))
+    name, step = told["run"], told["step"]
+    if told["finished"]:
+        result = Result(plan.job.name, None, None, plan.job.config.steps, False, 0.0, reused=True)
+        return Start(result)
+    if name is None:
+        return Start()
+    run = RunFolder(plan.job, name)
+    try:
+        return Start(None, run, None if step is None else run.states.read(step))
+    except (CheckpointError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the state of {name} after step {step} cannot be read by every process ({error}):"
+            f" {str(run.folder)!r} has to be on a disk that all machines share"
+        ) from error
+
+
+def _look(plan: Plan, listener: Listener, train_again: bool) -> Start:
     if train_again:
         return Start()
     runs = sorted(_runs_of(plan.job), key=_age, reverse=True)

@@ -18,6 +18,7 @@ from .events import Listener, Note, Phase
 from .ladder import must_fit
 from .model import StableDiffusion
 from .precision import hold_frozen
+from .ranks import ALONE, Ranks
 from .rehearsal import Load, rehearse
 from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
@@ -45,6 +46,7 @@ class Prepared:
         schedule: see :class:`training_state.Progress`.
         text_steps: after how many steps the text encoder has learned; None: it never stops.
         states_kept: how many states the disk has room for.
+        ranks: all processes of the run. Only the first writes into the folder.
     """
 
     job: Job
@@ -64,6 +66,7 @@ class Prepared:
     schedule: tuple[int, ...]
     text_steps: int | None
     states_kept: int
+    ranks: Ranks
 
 
 def prepare(
@@ -73,6 +76,7 @@ def prepare(
     listener: Listener,
     check_stop: Callable[[], None],
     load: Load | None = None,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Load, encode, rehearse the save; then reserve the run's folder, or set one to its state.
 
@@ -81,10 +85,12 @@ def prepare(
             no second copy stays in memory.
         start: a folder that is reserved becomes its own.
         load: see :data:`rehearsal.Load`.
+        check_stop: called as often in every process.
 
     Raises:
         ConfigError, CheckpointError, RehearsalFailed: one sentence for the user.
-        TrainingError: the pictures or the text encoder do not fit into the memory.
+        TrainingError: the pictures or the text encoder do not fit into the memory, or another
+            process is gone.
     """
     job, layout = plan.job, plan.layout
     listener(Phase("Loading the model", 0, 1))
@@ -98,10 +104,12 @@ def prepare(
     writer = trained.writer(job.config.save_precision, plan.metadata | _said(schedule))
     rows = plan.rows()
     size = writer.size(trained.tensors())
-    states_kept = _check_disk(plan, start, size, rows, trained, listener)
+    states_kept = 0
+    if ranks.is_first:
+        states_kept = _check_disk(plan, start, size, rows, trained, listener)
     listener(Phase("Loading the model", 1, 1))
 
-    latents = LatentCache(Path(job.cache), model, vae_digest)
+    latents = LatentCache(Path(job.cache), model, vae_digest, ranks)
 
     def on_encoded(done: int, total: int) -> None:
         listener(Phase("Encoding pictures", done, total))
@@ -119,9 +127,10 @@ def prepare(
     texts = _frozen_texts(job, rows, model, plan.device)
     sums = None
     if not start.state:
-        sums = rehearse(writer, trained.tensors(), Path(job.runs), load, listener)
+        if ranks.is_first:
+            sums = rehearse(writer, trained.tensors(), Path(job.runs), load, listener)
         check_stop()
-    folder = start.open_folder(plan)
+    folder = start.open_folder(plan, ranks)
     if sums:
         folder.save_base_sums(sums)
     # the state's tensors are mapped from files: who is done with them must be able to let go
@@ -144,6 +153,7 @@ def prepare(
         schedule=schedule,
         text_steps=_text_steps(job.config, schedule),
         states_kept=states_kept,
+        ranks=ranks,
     )
 
 

@@ -31,7 +31,8 @@ class Result:
     """How a run ended.
 
     Attributes:
-        checkpoint: the verified file; None if it was stopped before the first step.
+        checkpoint: the verified file; None if it was stopped before the first step, and in all
+            but the first of several processes.
         steps: finished optimizer steps.
         stopped: whether the user ended it early.
         seconds: of all its steps, those before it was resumed included.
