@@ -1,6 +1,7 @@
 """The bench of trainers: its ratios, its table, its gate, and a whole small bench. No timings."""
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -12,9 +13,12 @@ from pack.benchmarks.stopwatch import bench, clock, figures, report, rows, tools
 from pack.benchmarks.stopwatch.gate import distance, write_draws
 from pack.benchmarks.stopwatch.material import SIZES, make_material
 from pack.benchmarks.stopwatch.measure import Run, without_paths
+from pack.benchmarks.stopwatch.run_diffusers import index_of
 from pack.benchmarks.stopwatch.textbook_job import read_draws
 from pack.trainer.checkpoint import build, detect, read_checkpoint, write_checkpoint
+from pack.trainer.tokenizer import tokenize
 from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
 TOY = SIZES["toy"]
 
@@ -144,6 +148,35 @@ def test_draws_come_back_in_the_shapes_of_the_textbook(material, tmp_path) -> No
         mine = getattr(ours[0], name)
         assert mine.shape == tensor.shape and mine.dtype == tensor.dtype
     assert all(int(d.own.max()) < TOY.instances and int(d.other.max()) < TOY.classes for d in ours)
+
+
+def test_one_index_stands_for_every_pair() -> None:
+    for size in SIZES.values():
+        counts = size.instances, size.classes
+        assert math.gcd(*counts) == 1
+    found = {index_of(a, b, 3, 4) for a in range(3) for b in range(4)}
+    assert found == set(range(12))
+
+
+# ---- kohya ---------------------------------------------------------------------------------------
+
+
+def test_kohya_gets_the_same_job(material, tmp_path) -> None:
+    checkout = tmp_path / "sd-scripts"
+    (checkout / "packages").mkdir(parents=True)
+    (checkout / "train_db.py").touch()
+    row, task = rows.choose("cpu", ["kohya"])[0], tools.Task(material, "cpu", batch=2, steps=3)
+    start = tools.prepare(row, task, tmp_path / "out", {"kohya": checkout})
+    told = dict(itertools.pairwise(start.arguments))
+    assert told["--train_batch_size"] == "4" and told["--stop_text_encoder_training"] == "-1"
+    own, other = (tmp_path / "out/pictures" / name for name in ("own", "class"))
+    assert [path.name for path in own.iterdir()] == ["2_a photo of zwx dog"]
+    assert len(list(other.rglob("*.png"))) == TOY.classes <= 2 * len(list(own.rglob("*.png")))
+    assert json.loads(start.arguments[1])["BLOCK_OUT_CHANNELS"] == [32, 64]
+    assert start.environment == {"PYTHONPATH": str(checkout / "packages")}
+    tokenizer = CLIPTokenizer.from_pretrained(next(material.tokenizers.iterdir()))
+    asked = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    assert torch.equal(tokenizer(["a dog"], **asked).input_ids, tokenize(["a dog"]))
 
 
 # ---- a whole bench -------------------------------------------------------------------------------

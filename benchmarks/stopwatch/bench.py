@@ -77,13 +77,14 @@ class Bench:
     def run(self, rounds: int) -> tuple[list[dict], dict]:
         """The table's lines, and the machine in words."""
         reference = self.find_reference()
+        say(f"timing: {rounds} rounds of {len(self.rows)} rows")
         for turn in range(rounds):
             for row in self.rows:
                 self.time(row, turn, rounds, reference)
         shutil.rmtree(self.work)
         lines = table(self.rows, self.runs, self.missing, self.gates, self.task.batch)
-        machines = [runs[0].machine for runs in self.runs.values() if runs]
-        return lines, machines[-1] if machines else {}
+        machines = [line["machine"] for line in lines if "machine" in line]
+        return lines, machines[0] if machines else {}
 
     def find_reference(self) -> Path | None:
         """Trains what the gates compare with, and the rows that can be given the same draws."""
@@ -102,10 +103,10 @@ class Bench:
         for row in self.rows:
             if row.tool == TEXTBOOK and self.task.device == "cpu":
                 self.gates[row.name] = "it is the reference"
-            elif row.tool == TEXTBOOK:
-                self.gate(row, draws, start.trained)
+            elif row.tool == KOHYA:
+                self.gates[row.name] = "it mixes its rows and draws its own noise"
             elif row.tool != OURS:
-                self.gates[row.name] = "it draws its own noise"
+                self.gate(row, draws, start.trained)
         return start.trained
 
     def gate(self, row: Row, draws: Path, reference: Path) -> None:

@@ -37,6 +37,7 @@ def figures(row: Row, runs: Sequence[Run], batch: int) -> dict[str, object]:
         "name": row.name,
         "settings": dict(row.settings),
         "differs": row.differs,
+        "machine": runs[0].machine,
         "images_per_second": spread(images_per_second(run, batch) for run in runs),
         "first_step_seconds": spread(run.updates[0] for run in runs),
         "job_seconds": spread(run.job for run in runs),

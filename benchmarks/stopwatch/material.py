@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,11 @@ class Material:
         return self.folder / "diffusers"
 
     @property
+    def tokenizers(self) -> Path:
+        """Holds CLIP's as sd-scripts keeps what it has downloaded."""
+        return self.folder / "tokenizers"
+
+    @property
     def instances(self) -> Path:
         return self.folder / "instances"
 
@@ -118,7 +124,9 @@ def make_material(size: Size, folder: Path) -> Material:
     for part, module in modules.items():
         tensors |= export(module, size.layout, part)
     write_checkpoint(material.checkpoint, tensors, {})
-    write_diffusers(modules, material.diffusers)
+    vocabulary = material.tokenizers / "openai_clip-vit-large-patch14"
+    write_tokenizer(vocabulary)
+    write_diffusers(modules, vocabulary, material.diffusers)
     for place, count, seed in (
         (material.instances, size.instances, 100),
         (material.classes, size.classes, 200),
@@ -138,15 +146,21 @@ def make_modules(layout: Layout) -> Iterator[tuple[str, nn.Module]]:
             yield part, make_module(layout, part, "cpu").eval()
 
 
-def write_diffusers(modules: dict[str, nn.Module], folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """As OpenAI published CLIP's, for old and new versions of transformers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_vocabulary(folder)
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    said = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False,
+        "bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(said), "utf-8")
+
+
+def write_diffusers(modules: dict[str, nn.Module], vocabulary: Path, folder: Path) -> None:
     """As Stable Diffusion 1.5 is published."""
-    vocabulary = folder / "vocabulary"
-    vocabulary.mkdir(parents=True, exist_ok=True)
-    write_vocabulary(vocabulary)
-    end = "<|endoftext|>"
-    tokenizer = CLIPTokenizer.from_pretrained(
-        vocabulary, model_max_length=77, pad_token=end, unk_token=end
-    )
+    tokenizer = CLIPTokenizer.from_pretrained(vocabulary)
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         clip_sample=False, set_alpha_to_one=False, steps_offset=1,
@@ -161,6 +175,7 @@ def write_diffusers(modules: dict[str, nn.Module], folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+    shutil.copytree(vocabulary, folder / "tokenizer", dirs_exist_ok=True)
 
 
 def draw(side: int, seed: int) -> Image.Image:

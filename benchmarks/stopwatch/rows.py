@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 OURS, TEXTBOOK, DIFFUSERS, KOHYA = "ours", "textbook", "diffusers", "kohya"
 EIGHT_BIT = "8-bit moments"
 
+KOHYA_BEST = {
+    "cache_latents": True, "max_data_loader_n_workers": 1, "persistent_data_loader_workers": True,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Row:
@@ -28,7 +32,7 @@ ROWS = (
     Row("ours", OURS),
     Row("ours, fp32", OURS, {"precision": "fp32"}, "cuda"),
     Row("ours, channels_last", OURS, {"channels_last": True}),
-    Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}),
+    Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}, "cuda"),
     Row("ours, adamw8bit", OURS, {"optimizer": "adamw8bit"}, differs=EIGHT_BIT),
     Row("diffusers", DIFFUSERS),
     Row(
@@ -45,6 +49,16 @@ ROWS = (
             "pre_compute_text_embeddings": True, "set_grads_to_none": True,
             "mixed_precision": "bf16", "allow_tf32": True, "use_8bit_adam": True,
         },
+        "cuda",
+        EIGHT_BIT,
+    ),
+    Row("kohya", KOHYA, {}, "cpu"),
+    Row("kohya, best flags", KOHYA, KOHYA_BEST, "cpu"),
+    Row("kohya", KOHYA, {"mixed_precision": "bf16"}, "cuda"),
+    Row(
+        "kohya, best flags",
+        KOHYA,
+        {**KOHYA_BEST, "mixed_precision": "bf16", "optimizer_type": "AdamW8bit"},
         "cuda",
         EIGHT_BIT,
     ),

@@ -4,6 +4,6 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 importlib.import_module("demo.checkout").load_pack()
 sys.exit(importlib.import_module("pack.trainer.__main__").main(sys.argv[1:]))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...trainer.config import UNET, Concept, Job, TrainConfig
 from .material import CLASS_PROMPT, INSTANCE_PROMPT, Material
-from .rows import DIFFUSERS, OURS, TEXTBOOK, Row
+from .rows import DIFFUSERS, KOHYA, OURS, TEXTBOOK, Row
 
 HERE = Path(__file__).parent
 RATE = 5e-6
 TRAIN_DREAMBOOTH = "examples/dreambooth/train_dreambooth.py"
+KOHYA_PACKAGES = "packages"
+"""Folder in the checkout for the libraries that it pins, if they are not the ones installed."""
 FAR = 10**9  # more steps than any run has
 
 
@@ -65,7 +70,9 @@ def prepare(
     checkout = peers.get(row.tool)
     if checkout is None:
         raise Missing(f"not pointed to: --{row.tool} DIR")
-    return {DIFFUSERS: prepare_diffusers}[row.tool](row, task, out, checkout)
+    if row.tool == DIFFUSERS:
+        return prepare_diffusers(row, task, out, checkout, draws)
+    return prepare_kohya(row, task, out, checkout)
 
 
 def make_job(task: Task, out: Path, settings: Mapping[str, object]) -> Job:
@@ -114,7 +121,7 @@ def prepare_textbook(row: Row, task: Task, out: Path, draws: Path | None) -> Sta
     return Start(HERE / "run_textbook.py", as_flags(options), out)
 
 
-def prepare_diffusers(row: Row, task: Task, out: Path, checkout: Path) -> Start:
+def prepare_diffusers(row: Row, task: Task, out: Path, checkout: Path, draws: Path | None) -> Start:
     """The script's own defaults but for what makes it the same job."""
     script, material = checkout / TRAIN_DREAMBOOTH, task.material
     if not script.is_file():
@@ -128,7 +135,47 @@ def prepare_diffusers(row: Row, task: Task, out: Path, checkout: Path) -> Start:
         "max_train_steps": task.steps, "learning_rate": RATE, "lr_scheduler": "constant",
         "lr_warmup_steps": 0, "seed": 0, "checkpointing_steps": FAR, **row.settings,
     }  # fmt: skip
+    if draws:
+        told = [str(draws), str(script), *as_flags(options)]
+        return Start(HERE / "run_diffusers.py", told, out)
     return Start(script, as_flags(options), out)
+
+
+def prepare_kohya(row: Row, task: Task, out: Path, checkout: Path) -> Start:
+    """Instance and class images share a batch there, mixed as they come."""
+    if not (checkout / "train_db.py").is_file():
+        raise Missing(f"no train_db.py in the folder given as --{KOHYA}")
+    material, size, pictures = task.material, task.material.size, out / "pictures"
+    repeats = math.ceil(size.classes / size.instances)
+    shutil.copytree(material.instances, pictures / f"own/{repeats}_{INSTANCE_PROMPT}")
+    shutil.copytree(material.classes, pictures / f"class/1_{CLASS_PROMPT}")
+    options = {
+        "pretrained_model_name_or_path": material.diffusers,
+        "tokenizer_cache_dir": material.tokenizers,
+        "train_data_dir": pictures / "own", "reg_data_dir": pictures / "class",
+        "resolution": size.resolution, "train_batch_size": 2 * task.batch,
+        "max_train_steps": task.steps, "learning_rate": RATE, "stop_text_encoder_training": -1,
+        "optimizer_type": "AdamW", "mixed_precision": "no", "save_precision": "float",
+        "output_dir": out, "output_name": "bench", "seed": 0, "sdpa": True, **row.settings,
+    }  # fmt: skip
+    arguments = [str(checkout), json.dumps(kohya_shape(task.material)), *as_flags(options)]
+    packages = checkout / KOHYA_PACKAGES
+    path = {"PYTHONPATH": str(packages)} if packages.is_dir() else {}
+    return Start(HERE / "run_kohya.py", arguments, out, path)
+
+
+def kohya_shape(material: Material) -> dict[str, object]:
+    """The constants of ``library/original_unet.py`` where they differ from this UNet's shape."""
+    unet = material.size.layout.unet_config
+    channels = unet["block_out_channels"]
+    if channels == (320, 640, 1280, 1280):
+        return {}
+    return {
+        "BLOCK_OUT_CHANNELS": channels, "TIMESTEP_INPUT_DIM": channels[0],
+        "TIME_EMBED_DIM": 4 * channels[0], "LAYERS_PER_BLOCK": unet["layers_per_block"],
+        "LAYERS_PER_BLOCK_UP": unet["layers_per_block"] + 1,
+        "DOWN_BLOCK_TYPES": unet["down_block_types"], "UP_BLOCK_TYPES": unet["up_block_types"],
+    }  # fmt: skip
 
 
 def as_flags(options: Mapping[str, object]) -> list[str]:
