@@ -131,6 +131,10 @@ def be_told_to_end(gradients: Gradients) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def be_broken(gradients: Gradients) -> None:
+    raise OSError("this one's disk is gone")
+
+
 def be_killed(gradients: Gradients) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -169,11 +173,18 @@ def test_one_then_two_that_stop_then_two_that_lose_one_then_one(tmp_path: Path, 
     assert "error in process 0: another of this run's 2 processes is gone" in first
     assert states(job)[-1] == 5  # no state was due: it was written because the other one was gone
 
+    said = tmp_path / "fail"
+    assert two(command, said, step_7=be_broken) == [1, 1]
+    first, second = (said.with_suffix(f".{index}").read_text() for index in range(2))
+    assert "another of this run's 2 processes is gone" in first
+    assert second == "error in process 1: this one's disk is gone\n"
+    assert states(job)[-1] == 6
+
     said = tmp_path / "lose_first"
-    assert two(command, said, who=0, step_7=be_killed) == [-signal.SIGKILL, 1]
+    assert two(command, said, who=0, step_8=be_killed) == [-signal.SIGKILL, 1]
     assert "error in process 1: another of this" in said.with_suffix(".1").read_text()
 
-    assert queue(job).of(Step)[0].step == 6
+    assert queue(job).of(Step)[0].step == 7
     check_equal(tmp_path, alone)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -136,9 +137,12 @@ class Ranks:
         if not self.several:
             return
         dist.destroy_process_group(self._meeting)
+        self._meeting = None  # its connections end with the last that holds it
         if not self.is_first:
             with contextlib.suppress(RuntimeError):  # the first is gone: that is what it waits for
                 dist.barrier(group=self._exit)
+        dist.destroy_process_group(self._exit)
+        self._exit = None
         if well:
             dist.destroy_process_group()
 
@@ -147,7 +151,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).split(". ")[0]
             raise TrainingError(
                 f"another of this run's {self.count} processes is gone ({reason}): it said why, or"
                 " was killed. What was finished is kept: the same command goes on from there, with"
