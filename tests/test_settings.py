@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import (
     ConfigError,
     DataConfig,
@@ -75,8 +76,16 @@ def times_kept(r: Run) -> int:
     return sum(phase == Phase("Keeping the state", 1, 1) for phase in r.of(Phase))
 
 
+def held_in_halves(a: Run, b: Run) -> bool:
+    """What is kept of each weight is bf16 and its remainder; the plain run has fp32."""
+    kept = [r.result.folder / "state" / "step000002.safetensors" for r in (a, b)]
+    dtypes = [{t.dtype for t in read_checkpoint(path)[0].values()} for path in kept]
+    return dtypes == [{torch.float32}, {torch.float32, torch.bfloat16, torch.int16}]
+
+
 Check = Callable[[Run, Run], bool]
 FLIPS: dict[str, tuple[dict, Check]] = {
+    "weights": ({"weights": "exact"}, held_in_halves),
     "trains": ({"trains": "unet"}, lambda a, b: not same(a.tensors, b.tensors, TEXT)),
     "steps": ({"steps": 3}, lambda a, b: len(b.of(Step)) == 3),
     "learning_rate": (

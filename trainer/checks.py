@@ -70,7 +70,7 @@ def check(
         ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
     """
     check_name(job.name)
-    precision = resolve_precision(job.config.precision, device)
+    precision = resolve_precision(job.config.precision, device, job.config.weights)
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
     _check_lora(job, listener)

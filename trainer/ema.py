@@ -1,10 +1,11 @@
 """An exponential moving average of the weights: what is saved and shown instead of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from .training_state import SavedState, learning
 
@@ -19,11 +20,21 @@ class Ema:
     they are, as diffusers does, so that nothing of the untrained ones stays.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module], decay: float) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, nn.Module],
+        decay: float,
+        value: Callable[[Parameter], Tensor] = Parameter.detach,
+    ) -> None:
+        """
+        Args:
+            value: a parameter's weight in fp32.
+        """
         self._decay = decay
+        self._value = value
         self._updates = 0
         self._weights = dict(learning(parts))
-        self._averages = {name: p.detach().clone() for name, p in self._weights.items()}
+        self._averages = {name: value(p).clone() for name, p in self._weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -31,7 +42,7 @@ class Ema:
         n = self._updates
         decay = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
         for name, average in self._averages.items():
-            average.lerp_(self._weights[name].detach(), 1.0 - decay)
+            average.lerp_(self._value(self._weights[name]), 1.0 - decay)
         self._updates += 1
 
     @contextmanager

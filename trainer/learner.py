@@ -1,18 +1,24 @@
 """What a run changes, on its device: the weights that learn, their optimizer and averages."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import Parameter
 
 from .checkpoint import is_finite
 from .ema import Ema
 from .errors import UpdateDidNotFit
 from .ladder import must_fit
+from .model import StableDiffusion
 from .optim import lr_factor, make_optimizer, set_learning_rate
 from .sentinel import Verdict
 from .setup import Prepared
+from .split import Joined
+from .split_adamw import REMAINDER, SplitAdamW
 from .training_state import SavedState, capture, learning, restore
 
 
@@ -46,14 +52,22 @@ class Learner:
         self.parameters = [*unet, *text]
         self._text_parameters = text
         smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
+        if not (self._config.has_split_weights or self._config.lora.is_on):
+            smaller.append("weights = exact")
         with self._must_fit("the optimizer", *smaller):
             made = make_optimizer(unet, text, self._config)
             self._optimizer = accelerate.prepare_optimizer(made)
+        self._trained = prepared.trained
+        self._split = made if isinstance(made, SplitAdamW) else None
+        if self._split:
+            self._compute_in_bf16(prepared.model)
         decay = self._config.ema_decay
         averaged = f"the average of the weights (ema_decay = {decay:g})"
         with self._must_fit(averaged, "choose ema_decay = 0"):
+            value = self._split.value if self._split else Parameter.detach
             # only the process that saves and paints needs it
-            self._ema = Ema(self.parts, decay) if decay and prepared.ranks.is_first else None
+            with_ema = decay and prepared.ranks.is_first
+            self._ema = Ema(self.parts, decay, value) if with_ema else None
         self.done = 0
         self.updating = False
         self.learned = False
@@ -72,6 +86,13 @@ class Learner:
         said = f"{what} does not fit into the memory, and no step was taken: {', or '.join(ways)}"
         return must_fit(said)
 
+    def _compute_in_bf16(self, model: StableDiffusion) -> None:
+        """All of the trained parts: beside weights that are bf16 nothing can be fp32."""
+        for module in self.parts.values():
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+        model.dtype = torch.bfloat16
+
     def restore(self, state: SavedState) -> None:
         """Return to a state of this run."""
         restore(state, self.parts, self._optimizer, self._accelerate.scaler)
@@ -85,6 +106,15 @@ class Learner:
         averages, count = self._ema.state() if self._ema else ({}, {})
         return tensors | averages, numbers | count
 
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What learns, in fp32 under its names in the file; no copies."""
+        tensors = self._trained.tensors()
+        exact = self._split and not self._split.lean
+        if not exact or self.parameters[0].dtype != torch.bfloat16:  # an average is whole
+            return tensors
+        with self._split.remainders_in_place():
+            return Joined(tensors, self._trained.tensors())
+
     def is_finite(self) -> bool:
         return all(is_finite(parameter) for parameter in self.parameters)
 
@@ -95,10 +125,18 @@ class Learner:
     def stop_text(self) -> None:
         """The text encoder stays put from now on: without moments and gradients nothing moves."""
         for parameter in self._text_parameters:
-            self._optimizer.state.pop(parameter, None)
+            state = self._optimizer.state.pop(parameter, {})
+            if REMAINDER in state:  # a part of the weight
+                self._optimizer.state[parameter] = {REMAINDER: state[REMAINDER]}
 
     def drop_gradients(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
+
+    def clip(self, limit: float) -> float:
+        """Scale the gradients down to a norm of ``limit``; returns the norm that they had."""
+        if self._split:
+            return self._split.clip(limit)
+        return float(self._accelerate.clip_grad_norm_(self.parameters, limit))
 
     def set_rate(self, factor: float) -> float:
         """Set the learning rate of the step to come, times ``factor``; returns the UNet's."""

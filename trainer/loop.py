@@ -70,7 +70,7 @@ def train(
                 if start.result:
                     return start.result
                 prepared = prepare(plan, base, start, listener, orders.meet, load, ranks)
-                with accelerator(prepared.precision, device, ranks.count) as accelerate:
+                with accelerator(prepared.autocast, device, ranks.count) as accelerate:
                     return _Run(prepared, accelerate, listener, orders).run()
         except Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
@@ -99,11 +99,11 @@ class _Run:
         self.listener = listener
         self.orders = orders
         self.ranks = prepared.ranks
-        self.saver = Saver(prepared, listener)
         self.learner = Learner(prepared, accelerate)
+        self.saver = Saver(prepared, self.learner.tensors, listener)
         self.recovery = Recovery(prepared, self.learner, accelerate, listener)
         self.gradients = Gradients(prepared, accelerate, listener, orders)
-        self.previews = Previews(prepared, accelerate, listener, orders.check)
+        self.previews = Previews(prepared, listener, orders.check)
         seconds = prepared.state.progress.seconds if prepared.state else 0.0
         self.started = time.perf_counter() - seconds
         prepared.state = None
@@ -206,7 +206,7 @@ class _Run:
             self.learner.stop_text()
         losses = self.gradients.fill(self.done)
         limit = config.max_grad_norm or math.inf  # the norm is looked at in any case
-        norm = float(self.accelerate.clip_grad_norm_(self.learner.parameters, limit))
+        norm = self.learner.clip(limit)
         verdict = self.recovery.judge(losses.objective, norm)
         if verdict is Verdict.ROLL_BACK:
             return

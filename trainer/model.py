@@ -27,7 +27,10 @@ class StableDiffusion:
         prediction: what the UNet answers with, "epsilon" or "v_prediction".
         alphas_cumprod: ᾱ_t, ``[1000]`` float64.
         clip_skip: 1 = the text encoders' last layer, 2 = the one before…
+        dtype: that the UNet is told its inputs in; bf16 where its weights are.
     """
+
+    dtype = torch.float32
 
     def __init__(
         self, state_dict: Mapping[str, Tensor], layout: Layout, clip_skip: int | None = None
@@ -121,11 +124,11 @@ class StableDiffusion:
         """
         added = None
         if conditioning.pooled is not None:
-            added = {"text_embeds": conditioning.pooled, "time_ids": time_ids}
+            added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": time_ids}
         return self.unet(
-            noisy,
+            noisy.to(self.dtype),
             timesteps,
-            encoder_hidden_states=conditioning.states,
+            encoder_hidden_states=conditioning.states.to(self.dtype),
             added_cond_kwargs=added,
         ).sample
 

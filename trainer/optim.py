@@ -1,12 +1,19 @@
 """Parameter groups, optimizers, and the learning rate as a function of the step."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 
 from .config import ConfigError, TrainConfig
+from .config.train import LEAN
+from .moments import EightBitMoments, WholeMoments
+from .split_adamw import SplitAdamW
 
 
 def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
@@ -26,13 +33,12 @@ def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
     return 1.0
 
 
-def _adamw8bit() -> type[torch.optim.Optimizer]:
+def _bitsandbytes(module: str) -> ModuleType:
     advice = "install bitsandbytes for this machine or choose optimizer = adamw"
     try:
-        from bitsandbytes.optim import AdamW8bit
+        return importlib.import_module(f"bitsandbytes.{module}")
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         raise ConfigError(f"optimizer = adamw8bit: {error}; {advice}") from error
-    return AdamW8bit
 
 
 def check_optimizer(config: TrainConfig, device: torch.device) -> None:
@@ -45,9 +51,10 @@ def check_optimizer(config: TrainConfig, device: torch.device) -> None:
         return
     # larger than 4096 values: below that bitsandbytes keeps fp32 state and the probe proves nothing
     weight = Parameter(torch.ones(128, 64, device=device))
-    weight.grad = torch.ones_like(weight)
     try:
-        _adamw8bit()([weight], lr=1e-3).step()
+        optimizer = make_optimizer([weight], [], replace(config, learning_rate=0.1))
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
         worked = bool((weight.detach() != 1).all())
     except ConfigError:
         raise
@@ -62,7 +69,10 @@ def check_optimizer(config: TrainConfig, device: torch.device) -> None:
 def make_optimizer(
     unet: Iterable[Parameter], text_encoder: Iterable[Parameter], config: TrainConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over one group per part; each group keeps its full rate in ``base_lr``."""
+    """AdamW over one group per part; each group keeps its full rate in ``base_lr``.
+
+    Where ``config.weights`` are split, the fp32 parameters become bf16.
+    """
     rates = (config.learning_rate, config.text_encoder_learning_rate)
     groups = [
         {"params": list(parameters), "lr": rate, "base_lr": rate}
@@ -75,14 +85,25 @@ def make_optimizer(
         "weight_decay": config.weight_decay,
     }
     make: Callable[..., torch.optim.Optimizer]
+    if config.has_split_weights:
+        return _split_optimizer(groups, options, config)
     if config.optimizer == "adamw8bit":
-        make = _adamw8bit()
+        make = _bitsandbytes("optim").AdamW8bit
     else:
         # torch's default (foreach) needs one more buffer of the size of all parameters
         device = groups[0]["params"][0].device.type
         make = torch.optim.AdamW
         options |= {"fused": True} if device in ("cpu", "cuda") else {"foreach": False}
     return make(groups, **options)
+
+
+def _split_optimizer(
+    groups: list[dict[str, Any]], options: dict[str, Any], config: TrainConfig
+) -> SplitAdamW:
+    is_whole = config.optimizer == "adamw"
+    moments = WholeMoments() if is_whole else EightBitMoments(_bitsandbytes("functional"))
+    lean = config.weights == LEAN
+    return SplitAdamW(groups, moments=moments, lean=lean, seed=config.seed, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -14,19 +14,22 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from .config import ConfigError
+from .config.train import FP32
 
 _HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # which cut up the model itself
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
-    """``auto`` → what suits the device; anything else is checked.
+def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> str:
+    """``auto`` → what suits the device and the weights; anything else is checked.
 
     Raises:
         ConfigError: the device cannot compute in it.
     """
     has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if weights != FP32:
+        name = "bf16"
     if name == "auto":
         if device.type != "cuda":
             return "fp32"
@@ -37,7 +40,9 @@ def resolve_precision(name: str, device: torch.device) -> str:
             " choose auto, bf16 or fp32"
         )
     if name == "bf16" and not has_bf16:
-        raise ConfigError("precision = bf16: this card has no bf16 arithmetic, choose auto or fp16")
+        raise ConfigError(
+            "this card has no bf16 arithmetic: choose precision = auto or fp16, and weights = fp32"
+        )
     return name
 
 
@@ -72,6 +77,12 @@ def accelerator(precision: str, device: torch.device, processes: int = 1) -> Ite
         for state, before in zip(shared, saved, strict=True):
             state.clear()
             state.update(before)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """For weights of whatever dtype, as pictures are sampled from them during a run."""
+    dtype = _HELD_AS.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def hold_frozen(modules: Iterable[nn.Module], precision: str) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from accelerate import Accelerator
 
 from .conditioning import Conditioning
 from .events import Listener, Note, Phase, Preview
 from .ladder import is_out_of_memory
+from .precision import autocast
 from .preview import encode_for_preview, sample, save_picture
 from .setup import Prepared
 
@@ -18,13 +18,11 @@ class Previews:
     def __init__(
         self,
         prepared: Prepared,
-        accelerate: Accelerator,
         listener: Listener,
         check_stop: Callable[[], None],
     ) -> None:
         self._p = prepared
         self._config = prepared.job.config
-        self._accelerate = accelerate
         self._listener = listener
         self._check_stop = check_stop
         self._prompts = prepared.previews
@@ -48,7 +46,7 @@ class Previews:
         config, path = self._config, self._p.folder.sample(step, index)
         self._check_stop()
         self._listener(Phase("Sampling previews", index, len(self._prompts)))
-        with torch.no_grad(), self._accelerate.autocast():
+        with torch.no_grad(), autocast(self._p.precision, self._p.device):
             image = sample(
                 self._p.model,
                 *self._texts(prompt),

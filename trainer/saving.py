@@ -1,7 +1,7 @@
 """What a run leaves on disk while it goes and when it ends: checkpoints, states, the result."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,17 @@ FINISHED_KEPT = 2  # runs that can still be asked for more steps
 
 
 class Saver:
-    """Writes for one run; asks the modules for their weights at that moment."""
+    """Writes for one run; asks for the weights as they are at that moment."""
 
-    def __init__(self, prepared: Prepared, listener: Listener) -> None:
+    def __init__(
+        self, prepared: Prepared, tensors: Callable[[], Mapping[str, Tensor]], listener: Listener
+    ) -> None:
+        """
+        Args:
+            tensors: what learns, under its names in the file.
+        """
         self._p = prepared
+        self._tensors = tensors
         self._config = prepared.job.config
         self._folder = prepared.folder
         self._listener = listener
@@ -45,7 +52,7 @@ class Saver:
 
     def _write(self, path: Path, step: int) -> dict[str, int]:
         self._listener(Phase("Saving", 0, 1))
-        trained = self._p.trained.tensors()
+        trained = self._tensors()
         check_room(path.parent, self._p.writer.size(trained))
         sums = self._p.writer.write(path, trained, step)
         self._listener(Phase("Saving", 1, 1))
@@ -70,7 +77,7 @@ class Saver:
         """Say so if the host will take the trained weights for a model of another prediction."""
         layout = self._p.model.layout
         dtype = DTYPES[self._config.save_precision]
-        tensors = {key: t.to(dtype) for key, t in self._p.trained.tensors().items() if t.ndim == 1}
+        tensors = {key: t.to(dtype) for key, t in self._tensors().items() if t.ndim == 1}
         spread = prediction_spread(tensors)
         if layout.family != "sd2" or spread is None:
             return

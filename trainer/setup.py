@@ -24,7 +24,7 @@ from .resume import Start
 from .state import CheckpointWriter, RunFolder, check_room, free_room
 from .texts import FrozenTexts
 from .trainable import Trainable, WholeParts
-from .training_state import STATE_BYTES, SavedState, fits, learning
+from .training_state import SavedState, fits, learning, state_bytes
 
 if TYPE_CHECKING:
     from .lora import Adapters
@@ -67,6 +67,11 @@ class Prepared:
     text_steps: int | None
     states_kept: int
     ranks: Ranks
+
+    @property
+    def autocast(self) -> str:
+        """The precision of autocast: none for weights that are bf16 themselves."""
+        return "fp32" if self.job.config.has_split_weights else self.precision
 
 
 def prepare(
@@ -228,7 +233,7 @@ def _check_disk(
     if not config.keep_state:
         return 0
     weights = sum(p.numel() for _, p in learning(trained.modules))
-    state = weights * (STATE_BYTES[config.optimizer] + 4 * bool(config.ema_decay))
+    state = weights * state_bytes(config)
     left = free_room(Path(job.checkpoints)) - needed
     left += start.folder.states.size() if start.folder else 0
     kept = min(2, max(0, left // state - 1))

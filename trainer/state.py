@@ -5,6 +5,7 @@ import glob
 import json
 import math
 import shutil
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -243,7 +244,11 @@ class CheckpointWriter:
 
     def size(self, trained: Mapping[str, Tensor]) -> int:
         """Bytes of one file."""
-        return file_size({**self._untrained, **trained}, self.dtypes(trained))
+        return file_size(self._all(trained), self.dtypes(trained))
+
+    def _all(self, trained: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One mapping over both, so that what makes its tensors on demand goes on to."""
+        return ChainMap(trained, self._untrained)
 
     def write(self, path: Path, trained: Mapping[str, Tensor], steps: int) -> dict[str, int]:
         """Write, verify, rename; the file's checksums by tensor.
@@ -254,7 +259,7 @@ class CheckpointWriter:
             OSError: the disk.
         """
         metadata = self._metadata | {"dreambooth.steps": str(steps)}
-        tensors = {**self._untrained, **trained}
+        tensors = self._all(trained)
         return write_checkpoint(path, tensors, metadata, dtypes=self.dtypes(trained))
 
 

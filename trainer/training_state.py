@@ -1,8 +1,8 @@
 """The whole state between two steps, on disk: from it a run goes on as if nothing had happened.
 
-Every random draw is a function of (seed, purpose, position), so the state is the weights that learn
-in fp32, the optimizer's moments, the averaged weights if there are any, the loss scaler's numbers
-under fp16, and how many steps are done.
+Every random draw is a function of (seed, purpose, position), so the state is the weights that
+learn, the optimizer's moments and remainders, the averaged weights if there are any, the loss
+scaler's numbers under fp16, and how many steps are done.
 """
 
 import contextlib
@@ -18,11 +18,20 @@ from torch.amp import GradScaler
 from torch.nn import Parameter
 
 from .checkpoint import CheckpointError, checksums, read_checkpoint, write_checkpoint
+from .config import TrainConfig
+from .config.train import EXACT, FP32, LEAN
 from .files import read_json, write_text
 
 FORMAT = 1
-# Of a trained weight: itself in fp32 and AdamW's two moments; adamw8bit keeps a byte of each.
-STATE_BYTES = {"adamw": 12, "adamw8bit": 6}
+# Of a trained weight: itself, a lean one in bf16, and AdamW's two moments.
+_WEIGHT_BYTES = {FP32: 4, EXACT: 4, LEAN: 2}
+_MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
+
+
+def state_bytes(config: TrainConfig) -> int:
+    """What a state takes on disk of each weight that learns."""
+    averages = 4 if config.ema_decay else 0
+    return _WEIGHT_BYTES[config.weights] + _MOMENT_BYTES[config.optimizer] + averages
 
 
 @dataclass(frozen=True)

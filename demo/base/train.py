@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...trainer.checkpoint import Layout, weights_digest
+from ...trainer.checkpoint import Layout, read_checkpoint, weights_digest, write_checkpoint
 from ...trainer.images import to_image
 from ..random_base import LAYOUT
 from ..world import PLACES
@@ -101,14 +101,14 @@ def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
 
 
 def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
-    recipe = plan.recipe
-    latents = encode_pool(vae, pictures, plan.device)
+    recipe, origin = plan.recipe, weights_digest(vae.state_dict())
+    latents = pool_latents(plan, vae, pictures, origin)
     show(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}")
     states, captions = caption_states(plan)
     unet = _placed(fresh("unet", recipe.seed + 1, plan.layout), plan.device)
     loss = DiffusionLoss(unet, latents, captions, states, recipe, plan.bf16)
     stage = Stage("unet", unet, loss, recipe.unet_lr, recipe.unet_batch, recipe, plan.folder,
-                  recipe.decay, show, origin=weights_digest(vae.state_dict()))  # fmt: skip
+                  recipe.decay, show, origin=origin)  # fmt: skip
 
     def picture() -> None:
         grid = GRID[: plan.rows]
@@ -122,6 +122,19 @@ def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
 
     stage.aim(plan.budget(1))
     return stage.finished or run(stage, _leaving(plan, 1), picture)
+
+
+def pool_latents(plan: Plan, vae: nn.Module, pictures: Tensor, origin: str) -> Tensor:
+    """Of all pictures; kept in the folder, since a processor takes minutes to make them."""
+    recipe, file = plan.recipe, plan.folder / "latents.safetensors"
+    made_of = {"autoencoder": origin, "pool": f"{recipe.size} {recipe.pool} {recipe.seed}"}
+    if file.is_file():
+        tensors, metadata = read_checkpoint(file)
+        if metadata == made_of:
+            return tensors["latents"].to(plan.device)
+    latents = encode_pool(vae, pictures, plan.device)
+    write_checkpoint(file, {"latents": latents}, made_of)
+    return latents
 
 
 def caption_states(plan: Plan) -> tuple[TextStates, Tensor]:

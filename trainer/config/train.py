@@ -7,6 +7,7 @@ from .lora import LoraConfig
 from .loss import LossConfig
 from .options import MAX_SEED, ConfigError, check_options, group, option
 
+FP32, EXACT, LEAN = "fp32", "exact", "lean"
 UNET = "unet"
 UNET_AND_TEXT_ENCODER = "unet + text encoder"
 
@@ -77,8 +78,8 @@ class TrainConfig:
     )
     precision: str = option(
         "auto",
-        "Of the arithmetic; the weights that learn are always fp32. auto: bf16 where the card"
-        " has it, else fp16, and fp32 without a CUDA or ROCm card.",
+        "Of the arithmetic. auto: bf16 where the card has it, else fp16, and fp32 without a CUDA or"
+        " ROCm card.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = option(
@@ -139,6 +140,14 @@ class TrainConfig:
         max=1.0,
         step=0.05,
     )
+    weights: str = option(
+        FP32,
+        "How weights that learn lie in memory. exact: bf16, which computes, and the 16 bits to full"
+        " fp32 beside it; nothing is lost, gradients and arithmetic take half the memory. lean:"
+        " bf16 alone, rounded at random: smallest, and at rates below 1e-5 as much noise as"
+        " learning.",
+        choices=(FP32, EXACT, LEAN),
+    )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
     loss: LossConfig = group(LossConfig)
@@ -152,6 +161,25 @@ class TrainConfig:
                 f"lr_warmup_steps = {self.lr_warmup_steps} is more than the run's {self.steps}"
                 " steps: lower it, or the learning rate never arrives"
             )
+
+        if self.has_split_weights:
+            self._check_split_weights()
+
+    def _check_split_weights(self) -> None:
+        chosen = f"weights = {self.weights}"
+        if self.precision not in ("auto", "bf16"):
+            raise ConfigError(
+                f"{chosen} computes in bf16: choose precision = auto or bf16, not {self.precision}"
+            )
+        if self.lora.is_on:
+            raise ConfigError(
+                f"{chosen} is for training all weights, a LoRA's are small: choose weights = {FP32}"
+            )
+
+    @property
+    def has_split_weights(self) -> bool:
+        """Whether the weights that learn are bf16, see ``split``."""
+        return self.weights != FP32
 
     @property
     def trains_text_encoder(self) -> bool:

@@ -1,0 +1,73 @@
+"""Where AdamW's moments are kept between two updates: as they are, or in 8 bits."""
+
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+BLOCK = 256  # values that share a scale
+WHOLE_BELOW = 4096  # values; of a smaller weight the moments stay fp32, as bitsandbytes keeps them
+_NAMES = ("exp_avg", "exp_avg_sq")
+
+
+class Moments(Protocol):
+    """Reads and writes the two moments of one weight in its optimizer state."""
+
+    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+        """In fp32 and the memory layout of ``like``, zeros before the first update."""
+
+    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
+        """What the update has made of them."""
+
+
+class WholeMoments:
+    """In fp32."""
+
+    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+        for name in _NAMES:
+            if name not in state:
+                state[name] = torch.zeros_like(like, dtype=torch.float32, requires_grad=False)
+        return state[_NAMES[0]], state[_NAMES[1]]
+
+    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
+        """They were changed in place."""
+
+
+class EightBitMoments:
+    """Block-wise in bitsandbytes' dynamic 8-bit numbers (Dettmers et al. 2022), and their scales.
+
+    Small weights keep theirs in fp32, as under bitsandbytes' own optimizers.
+    """
+
+    def __init__(self, functional: ModuleType) -> None:
+        """
+        Args:
+            functional: ``bitsandbytes.functional``.
+        """
+        self._functional = functional
+        self._whole = WholeMoments()
+        self._codes = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
+
+    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+        if like.numel() < WHOLE_BELOW:
+            return self._whole.read(state, like)
+        mean, square = (torch.zeros_like(like, dtype=torch.float32) for _ in _NAMES)
+        for name, code, moment in zip(_NAMES, self._codes, (mean, square), strict=True):
+            if name in state:
+                scale, code = state[f"{name}_scale"], code.to(like.device)
+                moment.copy_(
+                    self._functional.dequantize_blockwise(
+                        state[name], absmax=scale, code=code, blocksize=BLOCK
+                    )
+                )
+        return mean, square
+
+    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
+        if mean.numel() < WHOLE_BELOW:
+            return
+        for name, code, moment in zip(_NAMES, self._codes, (mean, square), strict=True):
+            state[name], how = self._functional.quantize_blockwise(
+                moment.contiguous(), code=code.to(moment.device), blocksize=BLOCK
+            )
+            state[f"{name}_scale"] = how.absmax

@@ -1,0 +1,145 @@
+"""AdamW on bf16 weights: exact with their remainders beside them, or lean without."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim.adamw import adamw
+
+from .moments import Moments
+from .randomness import generator
+from .split import join, round_at_random, split
+
+REMAINDER = "remainder"
+
+
+class SplitAdamW(torch.optim.Optimizer):
+    """torch's own AdamW on each weight in fp32, one weight at a time; the parameters are bf16.
+
+    Exact: with its remainder a weight is the fp32 that torch's AdamW would hold, to the last bit.
+    Lean: it is rounded at random (Gupta et al. 2015, "stochastic rounding"), right on average;
+    the draws are functions of the seed, the weight's place and its step.
+
+    Attributes:
+        lean: there are no remainders.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        moments: Moments,
+        lean: bool,
+        seed: int,
+    ) -> None:
+        """The groups' fp32 parameters become bf16 here, each after the other.
+
+        Args:
+            groups: each with its ``lr``.
+        """
+        super().__init__(groups, {"betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._moments = moments
+        self.lean = lean
+        self._seed = seed
+        self._places = {id(p): place for place, p in enumerate(self._parameters())}
+        self._scale: Tensor | float = 1.0
+        for parameter in self._parameters():
+            parameter.data, remainder = split(parameter.data)
+            if not lean:
+                self.state[parameter][REMAINDER] = remainder
+
+    def _parameters(self) -> Iterator[Parameter]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def value(self, parameter: Parameter) -> Tensor:
+        """A weight in fp32."""
+        if self.lean:
+            return parameter.detach().float()
+        return join(parameter.detach(), self.state[parameter][REMAINDER])
+
+    def clip(self, limit: float) -> float:
+        """The gradients' norm in fp32; above ``limit`` the next update scales them down to it.
+
+        As torch's ``clip_grad_norm_``, but they stay as they are: scaled bf16 would be rounded.
+        """
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        self._scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        return float(norm)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Every weight that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
+        weight, state = self.value(parameter), self.state[parameter]
+        if "step" not in state:
+            state["step"] = torch.zeros((), device=parameter.device)
+        mean, square = self._moments.read(state, parameter)
+        beta1, beta2 = group["betas"]
+        adamw(
+            [weight],
+            [parameter.grad.float() * self._scale],
+            [mean],
+            [square],
+            [],
+            [state["step"]],
+            # where there is no fused kernel the loop over tensors has the smallest temporaries
+            fused=parameter.device.type in ("cpu", "cuda"),
+            foreach=False,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        self._moments.write(state, mean, square)
+        if self.lean:
+            parameter.copy_(round_at_random(weight, self._random(parameter, state["step"])))
+        else:
+            upper, remainder = split(weight)
+            parameter.copy_(upper)
+            state[REMAINDER].copy_(remainder)
+
+    def _random(self, parameter: Parameter, step: Tensor) -> Tensor:
+        """int32 in 0…65535, in the weight's shape and memory layout."""
+        place = (self._places[id(parameter)], int(step))
+        seed = generator(self._seed, "rounding", *place).initial_seed()
+        g = torch.Generator(parameter.device).manual_seed(seed)
+        drawn = torch.empty_like(parameter, dtype=torch.int32, requires_grad=False)
+        return drawn.random_(0, 1 << 16, generator=g)
+
+    @contextmanager
+    def remainders_in_place(self) -> Iterator[None]:
+        """Inside the block the parameters hold their remainders' bits, for whoever lays out
+        weights as files do."""
+        own = {p: p.data for p in self._parameters()}
+        try:
+            for parameter in own:
+                parameter.data = self.state[parameter][REMAINDER].view(torch.bfloat16)
+            yield
+        finally:
+            for parameter, weight in own.items():
+                parameter.data = weight
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it is: torch's own would round every moment to the weight's dtype."""
+        order = list(self._parameters())
+        self.state.clear()
+        for index, held in state_dict["state"].items():
+            self.state[order[index]] = held
