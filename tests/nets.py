@@ -6,6 +6,7 @@ the other families "toy_x" is a toy, "small_x" has a UNet that the host loads an
 text encoders with the fewest layers, "full_x" is the real thing."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from pack.trainer.checkpoint import Layout, export
@@ -229,3 +230,18 @@ def _extras(
         spread = 0.2 if layout.prediction == "v_prediction" else 0.05
         extras[TELLTALE] = spread * torch.randn(tensors[TELLTALE].shape).to(dtype)
     return extras
+
+
+def meta(kind: str = "toy", vae: str = "tiny") -> dict[str, torch.Tensor]:
+    """Names, shapes and dtypes of a checkpoint, without values."""
+    return dict(_meta(kind, vae))
+
+
+@cache
+def _meta(kind: str, vae: str) -> dict[str, torch.Tensor]:
+    return random_checkpoint(kind, vae, device="meta")
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor to put among them."""
+    return torch.empty(shape, dtype=dtype, device="meta")
