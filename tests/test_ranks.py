@@ -18,12 +18,13 @@ from pack.trainer import __main__ as shell
 from pack.trainer import ranks
 from pack.trainer.checkpoint import read_checkpoint, write_checkpoint
 from pack.trainer.config import ConfigError, Job
+from pack.trainer.config.lora import LORA, LoraConfig
 from pack.trainer.events import Step
 from pack.trainer.gradients import Gradients
 from pack.trainer.ladder import Ladder
 from pack.trainer.loop import train
 from pack.trainer.ranks import Ranks, join
-from runs import logged, queue, states, stopped
+from runs import OFTEN, logged, queue, states, stopped
 from torch.nn import Parameter
 from toy import CPU, Run, make_concept, make_job, run, toy_base
 
@@ -33,7 +34,7 @@ OPTIONS = {"steps": 8, "batch_size": 3, "text_encoder_learning_rate": 1e-3, "ema
 # without an epsilon of some size AdamW makes a whole step of a gradient that is only rounding
 OPTIONS |= {"save_precision": "fp32", "lr_schedule": "cosine", "adam_epsilon": 1e-3}
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-Act = Callable[[Gradients], None]
+Act = Callable[[Gradients], list[float] | None]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(placed(tmp_path_factory.mktemp("alone"))[0])
 
 
-def placed(folder: Path) -> tuple[Job, list[str]]:
+def placed(folder: Path, classes: int = 3, **options: object) -> tuple[Job, list[str]]:
     """The job, and the shell's arguments for it."""
+    folder.mkdir(exist_ok=True)
     base = folder / "base.safetensors"
     write_checkpoint(base, toy_base(), {})
-    job = make_job(folder, (make_concept(folder / "pictures"),), **OPTIONS)
+    job = make_job(
+        folder, (make_concept(folder / "pictures", classes=classes),), **{**OPTIONS, **options}
+    )
     file = folder / "job.json"
     file.write_text(dataclasses.replace(job, base=str(base)).to_json())
     return job, [str(file), "--device", "cpu"]
@@ -77,7 +81,8 @@ def two(main: Callable[[], int], said: Path, who: int = 1, **acts: Act) -> list[
     """A function in two forked children of one launch, which need not import torch again.
 
     Args:
-        acts: what one of them, ``who``, does in a step: ``step_5`` in the fifth.
+        acts: what one of them, ``who``, does in a step, ``step_5`` in the fifth, and what it says
+            of the step's losses.
 
     Returns:
         What it returned in each, or minus the signal.
@@ -116,9 +121,8 @@ def _act_in_steps(acts: dict[str, Act]) -> None:
     plain = Gradients._accumulate
 
     def accumulate(gradients: Gradients, done: int) -> list[float]:
-        if act := acts.pop(f"step_{done + 1}", None):
-            act(gradients)
-        return plain(gradients, done)
+        act = acts.pop(f"step_{done + 1}", lambda _: None)
+        return act(gradients) or plain(gradients, done)
 
     Gradients._accumulate = accumulate
 
@@ -129,6 +133,10 @@ def be_full(gradients: Gradients) -> None:
 
 def be_told_to_end(gradients: Gradients) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def be_bad(gradients: Gradients) -> list[float]:
+    return [math.nan, 1.0, 1.0, 1.0]
 
 
 def be_broken(gradients: Gradients) -> None:
@@ -186,6 +194,24 @@ def test_one_then_two_that_stop_then_two_that_lose_one_then_one(tmp_path: Path, 
 
     assert queue(job).of(Step)[0].step == 7
     check_equal(tmp_path, alone)
+
+
+@needs_fork
+def test_bad_numbers_of_one_take_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three in a row: back to the newest state at a lower rate, as one process goes.
+
+    Of a LoRA with dropout, which the base teaches the class.
+    """
+    lora = LoraConfig(kind=LORA, rank=4, dropout=0.3, prior_without_images=True)
+    options = {"lora": lora, "learning_rate": 1e-2, "state_minutes": OFTEN}
+    one, _ = placed(tmp_path / "one", classes=0, **options)
+    _, arguments = placed(tmp_path / "two", classes=0, **options)
+    bad = {"step_3": be_bad, "step_4": be_bad, "step_5": be_bad}
+    assert two(partial(shell.main, arguments), tmp_path / "said", **bad) == [0, 0]
+    assert "back to step 2, at 0.25 of the rate" in (tmp_path / "said.0").read_text()
+    monkeypatch.setattr(Gradients, "_accumulate", Gradients._accumulate)  # put back afterwards
+    _act_in_steps(bad)
+    check_equal(tmp_path / "two", run(one))
 
 
 @needs_fork
