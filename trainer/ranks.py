@@ -118,7 +118,8 @@ class Ranks:
             if is_held:
                 gradients.append(parameter.grad)
         for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            # in fp32 also where they are bf16: rounded once, however many processes there are
+            flat = torch.cat([gradient.reshape(-1).float() for gradient in bucket])
             with self._together():
                 dist.all_reduce(flat)
             parts = flat.split([gradient.numel() for gradient in bucket])
