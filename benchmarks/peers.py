@@ -29,8 +29,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="instance images of a step, and as many class images; a table each (1)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="of a run; default: the size's own")
     add("--rounds", type=int, default=3, metavar="N", help="(3)")
+    add("--threads", type=int, metavar="N", help="of each process; default: torch's own choice")
     add("--diffusers", type=Path, metavar="DIR", help="checkout with examples/dreambooth")
     add("--kohya", type=Path, metavar="DIR", help="checkout of sd-scripts")
+    add("--comfyui", type=Path, metavar="DIR", help="checkout of ComfyUI, for its Train LoRA")
     add("--work", type=Path, default=ROOT / ".demo" / "peers", metavar="DIR")
     add("--write", action="store_true", help="the results into docs/")
     return parser.parse_args(argv)
@@ -38,7 +40,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = arguments(argv)
-    for name in ("work", "diffusers", "kohya"):  # every run has a folder of its own to be in
+    for name in (
+        "work",
+        "diffusers",
+        "kohya",
+        "comfyui",
+    ):  # every run has a folder of its own to be in
         if path := getattr(options, name):
             setattr(options, name, path.resolve())
     sys.path.insert(0, str(ROOT))

@@ -31,7 +31,8 @@ def material(tmp_path_factory):
 def make_run(step: float, warm: float = 0.0) -> Run:
     """Eight steps of ``step`` seconds behind two slower ones."""
     updates = [5.0, 5.0 + step + warm, *(5 + 2 * warm + step * n for n in range(2, 9))]
-    return Run(updates, 9.0, 2**30, None, None, None, {})
+    work = [2 * update for update in updates]
+    return Run(updates, work, 9.0, 2**30, None, None, None, {})
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------
@@ -40,6 +41,7 @@ def make_run(step: float, warm: float = 0.0) -> Run:
 def test_a_step_is_the_median_without_the_first_quarter() -> None:
     assert make_run(0.5, warm=3.0).step == pytest.approx(0.5)
     assert figures.images_per_second(make_run(0.5), 4) == pytest.approx(16)
+    assert make_run(0.5, warm=3.0).step_work == pytest.approx(1)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -56,7 +58,7 @@ def test_the_clock_leaves_out_optimizers_that_were_only_tried() -> None:
     for optimizer in (probe, used, used):
         watch.mark(optimizer, (), {})
     first, second = watch.seconds()
-    assert 0 < first <= second and clock.peak_resident() > 2**20
+    assert 0 < first <= second and len(watch.work()) == 2 and clock.peak_resident() > 2**20
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -72,13 +74,17 @@ def lines() -> list[dict]:
 def test_the_table_shows_spread_gate_and_why_something_is_missing() -> None:
     shown = report.as_markdown({"rows": lines()})
     head, _, textbook, ours, diffusers = shown.splitlines()[:5]
-    assert head == "|  | images/s | × textbook | first step, s | whole job, s | RAM, GiB | gate |"
+    titles = [title.strip() for title in head.split("|")[2:-1]]
+    assert titles == [
+        "images/s", "× textbook", "CPU s a step", "first step, s", "whole job, s", "RAM, GiB",
+        "gate",
+    ]  # fmt: skip
     assert ours == (
-        "| ours | 3.00 (2.00 … 4.00) | 3.00 (2.00 … 4.00) | 5.0 (5.0 … 5.0) | 9.0 (9.0 … 9.0)"
-        " | 1.00 | 1.0e-03 |"
+        "| ours | 3.00 (2.00 … 4.00) | 3.00 (2.00 … 4.00) | 1.500 (1.000 … 2.000)"
+        " | 5.0 (5.0 … 5.0) | 9.0 (9.0 … 9.0) | 1.00 | 1.0e-03 |"
     )
     assert textbook.startswith("| textbook | 1.00 (1.00 … 1.00) | – |")
-    assert diffusers == "| diffusers | – | – | – | – | – | – |"
+    assert diffusers == "| diffusers | – | – | – | – | – | – | – |"
     assert "Not measured: *diffusers*: not pointed to." in shown
     assert "No gate: *textbook*: no reason." in shown
 
@@ -188,7 +194,8 @@ def test_a_small_bench_from_weights_to_files(tmp_path: Path) -> None:
     page.write_text(report.BEGIN + report.END)
     options = argparse.Namespace(
         device="cpu", size="toy", rows=["textbook", "ours", "diffusers"], batch=[1], steps=3,
-        rounds=1, diffusers=tmp_path, kohya=None, work=tmp_path / "work", write=True,
+        rounds=1, diffusers=tmp_path, kohya=None, comfyui=None, work=tmp_path / "work",
+        write=True, threads=1,
     )  # fmt: skip
     assert bench.run(options, tmp_path) == 0
     (suite,) = json.loads((tmp_path / report.RESULTS).read_text()).values()

@@ -31,6 +31,7 @@ class Clock:
         self._began = began
         self._marks: dict[int, list[float | torch.cuda.Event]] = {}
         self._firsts: dict[int, float] = {}
+        self._work: dict[int, list[float]] = {}
 
     def mark(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """The hook."""
@@ -40,6 +41,7 @@ class Clock:
             torch.cuda.synchronize()
         now = time.monotonic() - self._began
         self._firsts.setdefault(id(optimizer), now)
+        self._work.setdefault(id(optimizer), []).append(time.process_time())
         if on_card:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -47,16 +49,23 @@ class Clock:
         else:
             marks.append(now)
 
+    @property
+    def _busiest(self) -> int:
+        """The optimizer that has made most updates: others only tried something out."""
+        return max(self._marks, key=lambda key: len(self._marks[key]), default=0)
+
     def seconds(self) -> list[float]:
-        """Of the optimizer that has made most updates: others only tried something out."""
-        if not self._marks:
-            return []
-        busiest = max(self._marks, key=lambda key: len(self._marks[key]))
-        marks, first = self._marks[busiest], self._firsts[busiest]
-        if not torch.cuda.is_initialized():
+        """From the start of the process to each update."""
+        marks = self._marks.get(self._busiest, [])
+        if not marks or not torch.cuda.is_initialized():
             return marks
         torch.cuda.synchronize()
+        first = self._firsts[self._busiest]
         return [first + marks[0].elapsed_time(mark) / 1e3 for mark in marks]
+
+    def work(self) -> list[float]:
+        """Seconds of processors' time, of all threads, that the process had used at each update."""
+        return self._work.get(self._busiest, [])
 
 
 def peak_resident() -> int:
@@ -113,6 +122,7 @@ def main(result: str, began: str, script: str, *arguments: str) -> int:
     figures = {
         "failed": failed,
         "updates": clock.seconds(),
+        "work": clock.work(),
         "resident": peak_resident(),
         "allocated": torch.cuda.max_memory_allocated() if on_card else None,
         "reserved": torch.cuda.max_memory_reserved() if on_card else None,

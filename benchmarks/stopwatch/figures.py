@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from .measure import Run
-from .rows import DIFFUSERS, TEXTBOOK, Row
+from .rows import COMFYUI, DIFFUSERS, TEXTBOOK, Row
 
-BASELINES = (TEXTBOOK, DIFFUSERS)
-"""Rows that the others are divided by."""
+BASELINES = {TEXTBOOK: "textbook", DIFFUSERS: "diffusers", COMFYUI: "ComfyUI's LoRA"}
+"""Names of the rows that others of the same job are divided by."""
 MEMORY = ("resident", "allocated", "reserved", "card")
 
 
@@ -39,6 +39,7 @@ def figures(row: Row, runs: Sequence[Run], batch: int) -> dict[str, object]:
         "differs": row.differs,
         "machine": runs[0].machine,
         "images_per_second": spread(images_per_second(run, batch) for run in runs),
+        "step_work_seconds": spread(run.step_work for run in runs),
         "first_step_seconds": spread(run.updates[0] for run in runs),
         "job_seconds": spread(run.job for run in runs),
     }
@@ -60,15 +61,16 @@ def table(
     Args:
         runs, missing, gates: by the row's name; a gate that is a text says why there is none.
     """
-    lines = []
+    lines, named = [], {row.name: row for row in rows}
     for row in rows:
         if row.name in missing:
             lines.append({"name": row.name, "missing": missing[row.name]})
             continue
         line = figures(row, runs[row.name], batch)
-        for baseline in BASELINES:
-            known = baseline != row.name and baseline in runs and baseline not in missing
-            line[f"times_{baseline}"] = ratio(runs[row.name], runs[baseline]) if known else None
+        for key, name in BASELINES.items():
+            known = name != row.name and name in runs and name not in missing
+            known = known and named[name].lora == row.lora
+            line[f"times_{key}"] = ratio(runs[row.name], runs[name]) if known else None
         gate = gates.get(row.name, "not asked for")
         line["gate"] = None if isinstance(gate, str) else gate
         if isinstance(gate, str):

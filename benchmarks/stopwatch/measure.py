@@ -27,6 +27,8 @@ class Run:
 
     updates: list[float]
     """Seconds from the start of the process to the end of each optimizer step."""
+    work: list[float]
+    """Likewise, of processors' time in all threads."""
     job: float
     """Seconds of the whole process."""
     resident: int
@@ -38,13 +40,22 @@ class Run:
 
     @property
     def step(self) -> float:
-        """Median seconds of a step, without the first quarter of the run."""
-        pairs = zip(self.updates, self.updates[1:], strict=False)
-        steps = [after - before for before, after in pairs]
-        return statistics.median(steps[len(self.updates) // 4 :])
+        """Median seconds of a step."""
+        return median_step(self.updates)
+
+    @property
+    def step_work(self) -> float:
+        """Median seconds of processors' time of a step: what other programs hardly change."""
+        return median_step(self.work)
 
 
-def measure(start: Start, out: Path, device: str) -> Run:
+def median_step(marks: list[float]) -> float:
+    """Without the first quarter of the run."""
+    steps = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return statistics.median(steps[len(marks) // 4 :])
+
+
+def measure(start: Start, out: Path, device: str, threads: int | None) -> Run:
     """Runs it to its end.
 
     Raises:
@@ -54,6 +65,8 @@ def measure(start: Start, out: Path, device: str) -> Run:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **start.environment}
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log.open("w", encoding="utf-8") as told, watched_card(device, out / "card.txt") as used:
         began = time.monotonic()
         command = [sys.executable, HERE / "clock.py", result, str(began), start.script]
@@ -70,7 +83,7 @@ def measure(start: Start, out: Path, device: str) -> Run:
         raise Missing(without_paths(last_words(log) or seen.get("failed", "the process died")))
     if len(seen["updates"]) < 3:
         raise Missing(f"{len(seen['updates'])} optimizer steps were seen, 3 are the least")
-    names = ("updates", "resident", "allocated", "reserved", "machine")
+    names = ("updates", "work", "resident", "allocated", "reserved", "machine")
     return Run(job=job, card=max(used, default=None), **{name: seen[name] for name in names})
 
 

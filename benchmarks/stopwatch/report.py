@@ -10,8 +10,9 @@ RESULTS, PAGE = Path("docs/results/peers.json"), Path("docs/BENCHMARKS.md")
 BEGIN, END = "<!-- begin of what benchmarks/peers.py writes -->", "<!-- end -->"
 GIB = 2**30
 HEAD = (
-    "", "images/s", "× textbook", "× diffusers", "first step, s", "whole job, s", "RAM, GiB",
-    "allocated", "reserved", "card", "gate",
+    "", "images/s", "× textbook", "× diffusers", "× ComfyUI", "CPU s a step",
+    "first step, s", "whole job, s",
+    "RAM, GiB", "allocated", "reserved", "card", "gate",
 )  # fmt: skip
 
 
@@ -39,6 +40,8 @@ def cells_of(row: dict) -> list[str]:
         with_spread(row["images_per_second"], 2),
         with_spread(row["times_textbook"], 2),
         with_spread(row["times_diffusers"], 2),
+        with_spread(row["times_comfyui"], 2),
+        with_spread(row["step_work_seconds"], 3),
         with_spread(row["first_step_seconds"], 1),
         with_spread(row["job_seconds"], 1),
         *(f"{size / GIB:.2f}" if size else "" for size in sizes),

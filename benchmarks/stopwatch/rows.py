@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-OURS, TEXTBOOK, DIFFUSERS, KOHYA = "ours", "textbook", "diffusers", "kohya"
-EIGHT_BIT = "8-bit moments"
+from ...trainer.config.lora import ALL_LAYERS
+
+OURS, TEXTBOOK = "ours", "textbook"
+DIFFUSERS, KOHYA, COMFYUI = PEERS = "diffusers", "kohya", "comfyui"
+EIGHT_BIT, BF16_LORA = "8-bit moments", "weights of the LoRA in bf16"
 
 KOHYA_BEST = {
     "cache_latents": True, "max_data_loader_n_workers": 1, "persistent_data_loader_workers": True,
 }  # fmt: skip
+FP32 = {"training_dtype": "fp32", "lora_dtype": "fp32"}
+KEPT = {"gradient_checkpointing": False}
+LORA = {"kind": "lora", "rank": 8, "alpha": 1.0, "layers": ALL_LAYERS}
+"""As ComfyUI's node makes it by default."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Row:
     """"cpu" or "cuda" if it is meant for that alone."""
     differs: str = ""
     """In which way its numbers are not plain fp32's by design."""
+    lora: bool = False
+    """Whether a LoRA learns: another job, never compared with the UNet's."""
 
 
 ROWS = (
@@ -34,6 +43,8 @@ ROWS = (
     Row("ours, channels_last", OURS, {"channels_last": True}),
     Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}, "cuda"),
     Row("ours, adamw8bit", OURS, {"optimizer": "adamw8bit"}, differs=EIGHT_BIT),
+    Row("ours, weights = exact", OURS, {"weights": "exact"}, "cuda"),
+    Row("ours, weights = lean", OURS, {"weights": "lean"}, "cuda", "rounded at random"),
     Row("diffusers", DIFFUSERS),
     Row(
         "diffusers, best flags",
@@ -62,6 +73,11 @@ ROWS = (
         "cuda",
         EIGHT_BIT,
     ),
+    Row("ComfyUI's LoRA", COMFYUI, FP32, "cpu", lora=True),
+    Row("ComfyUI's LoRA", COMFYUI, {}, "cuda", BF16_LORA, lora=True),
+    Row("ComfyUI's LoRA, kept activations", COMFYUI, {**FP32, **KEPT}, "cpu", lora=True),
+    Row("ComfyUI's LoRA, kept activations", COMFYUI, KEPT, "cuda", BF16_LORA, lora=True),
+    Row("our LoRA", OURS, {"lora": LORA}, lora=True),
 )  # fmt: skip
 
 

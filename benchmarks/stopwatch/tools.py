@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...trainer.config import UNET, Concept, Job, TrainConfig
+from ...trainer.config import UNET, Concept, Job, LoraConfig, TrainConfig
 from .material import CLASS_PROMPT, INSTANCE_PROMPT, Material
-from .rows import DIFFUSERS, KOHYA, OURS, TEXTBOOK, Row
+from .rows import COMFYUI, DIFFUSERS, KOHYA, OURS, TEXTBOOK, Row
 
 HERE = Path(__file__).parent
 RATE = 5e-6
@@ -34,6 +34,8 @@ class Task:
     batch: int
     """Instance images of a step; as many class images join them."""
     steps: int
+    threads: int | None = None
+    """Of each process; None: torch's own choice."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def prepare(
         raise Missing(f"not pointed to: --{row.tool} DIR")
     if row.tool == DIFFUSERS:
         return prepare_diffusers(row, task, out, checkout, draws)
-    return prepare_kohya(row, task, out, checkout)
+    return {KOHYA: prepare_kohya, COMFYUI: prepare_comfyui}[row.tool](row, task, out, checkout)
 
 
 def make_job(task: Task, out: Path, settings: Mapping[str, object]) -> Job:
@@ -97,6 +99,7 @@ def make_job(task: Task, out: Path, settings: Mapping[str, object]) -> Job:
                 "trains": UNET, "steps": task.steps, "learning_rate": RATE,
                 "batch_size": task.batch, "resolution": material.size.resolution,
                 "preview_every": 0, "save_precision": "fp32", **settings,
+                "lora": LoraConfig(**settings.get("lora", {})),
             }
         ),
     )  # fmt: skip
@@ -176,6 +179,30 @@ def kohya_shape(material: Material) -> dict[str, object]:
         "LAYERS_PER_BLOCK_UP": unet["layers_per_block"] + 1,
         "DOWN_BLOCK_TYPES": unet["down_block_types"], "UP_BLOCK_TYPES": unet["up_block_types"],
     }  # fmt: skip
+
+
+def prepare_comfyui(row: Row, task: Task, out: Path, checkout: Path) -> Start:
+    """The node's own defaults but for what makes it the same job."""
+    if not (checkout / "comfy_extras" / "nodes_train.py").is_file():
+        raise Missing(f"no comfy_extras/nodes_train.py in the folder given as --{COMFYUI}")
+    size, lora = task.material.size, out / "lora.safetensors"
+    node = {
+        "batch_size": 2 * task.batch, "grad_accumulation_steps": 1, "steps": task.steps,
+        "learning_rate": RATE, "rank": 8, "optimizer": "AdamW", "loss_function": "MSE", "seed": 0,
+        "training_dtype": "bf16", "lora_dtype": "bf16", "algorithm": "LoRA",
+        "gradient_checkpointing": True, "existing_lora": "[None]", **row.settings,
+    }  # fmt: skip
+    told = {
+        "device": task.device,
+        "base": str(task.material.checkpoint),
+        "prompts": {INSTANCE_PROMPT: size.instances, CLASS_PROMPT: size.classes},
+        "latent_shape": [4, *[size.resolution // 8] * 2],
+        "node": node,
+        "out": str(lora),
+    }
+    path = out / "task.json"
+    path.write_text(json.dumps(told), "utf-8")
+    return Start(HERE / "run_comfyui.py", [str(checkout), str(path)], lora)
 
 
 def as_flags(options: Mapping[str, object]) -> list[str]:
