@@ -117,6 +117,23 @@ def test_rows_are_those_of_the_device() -> None:
         rows.choose("cpu", ["ours, fp32"])
 
 
+def test_our_rows_are_settings_that_there_are(material, tmp_path) -> None:
+    task = tools.Task(material, "cpu", batch=1, steps=3)
+    ours = [row for row in rows.ROWS if row.tool == rows.OURS]
+    jobs = [tools.make_job(task, tmp_path, row.settings) for row in ours]
+    assert len({job.to_json() for job in jobs}) == len(jobs)
+    assert [row.name for row, job in zip(ours, jobs, strict=True) if job.config.lora.is_on] == [
+        row.name for row in ours if row.lora
+    ]
+
+
+def test_a_lora_is_never_compared_with_the_unets_job() -> None:
+    chosen = [row for row in rows.choose("cpu", None) if row.name in ("textbook", "our LoRA")]
+    runs = {row.name: [make_run(1)] for row in chosen}
+    textbook, lora = figures.table(chosen, runs, {}, {}, batch=1)
+    assert textbook["times_textbook"] is lora["times_textbook"] is lora["times_comfyui"] is None
+
+
 # ---- the gate ------------------------------------------------------------------------------------
 
 
