@@ -1,4 +1,8 @@
-"""A real ComfyUI server for the tests in `host/` and `web/`, with this pack linked into it."""
+"""A real ComfyUI server for the tests in `host/` and `web/`, with this pack linked into it.
+
+``COMFYUI_FRONT_END`` names the folder of another page than the one that this ComfyUI pins: the
+``static`` folder of a comfyui-frontend-package.
+"""
 
 import os
 import shutil
@@ -35,7 +39,9 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         (base / "custom_nodes").mkdir()
         shallow = Path(__file__).parent / "host" / "shallow_text_encoders.py"
         shutil.copy(shallow, base / "custom_nodes")
-        with ComfyServer(comfyui, base) as running:
+        page = os.environ.get("COMFYUI_FRONT_END")
+        other = ("--front-end-root", page) if page else ()
+        with ComfyServer(comfyui, base, extra_args=other) as running:
             yield running
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer import state
+from pack.trainer import room
 from pack.trainer.checkpoint import CheckpointError, read_checkpoint
 from pack.trainer.events import Note, Saved, Step
 from pack.trainer.rehearsal import RehearsalFailed
@@ -85,7 +85,7 @@ def test_an_extra_file_that_finds_no_room_ends_no_run(tmp_path, monkeypatch) -> 
     def usage(folder: Path) -> object:
         return real._replace(free=0) if full else real
 
-    monkeypatch.setattr(state.shutil, "disk_usage", usage)
+    monkeypatch.setattr(room.shutil, "disk_usage", usage)
 
     def listener(event: object) -> None:
         if isinstance(event, Step):

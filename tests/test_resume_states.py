@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from pack.trainer import room as disk
 from pack.trainer import setup
 from pack.trainer.config import Concept, Job
 from pack.trainer.events import Command, Step
@@ -109,7 +110,7 @@ def test_the_room_for_states_is_counted(
     job, made = kept["stopped"]
     size = (made.result.folder / "state" / "step000002.safetensors").stat().st_size
     free = made.result.checkpoint.stat().st_size + int(room * size)
-    monkeypatch.setattr(setup, "free_room", lambda folder: free)
+    monkeypatch.setattr(disk, "free_room", lambda folder: free)
     short = make_job(tmp_path, (concept,), trains="unet", steps=4, state_minutes=OFTEN)
     said = notes(stopped(short, 3))
     assert len(states(short)) == count

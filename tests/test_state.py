@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer import state
+from pack.trainer import room
 from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import ConfigError
 from pack.trainer.names import check_name
-from pack.trainer.state import CheckpointWriter, RunFolder, check_room
+from pack.trainer.room import check_room
+from pack.trainer.state import CheckpointWriter, RunFolder
 from toy import make_job
 
 
@@ -38,7 +39,7 @@ def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
 def test_room_is_told_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_room(tmp_path, 1)
     usage = type("usage", (), {"free": 3_000_000_000})
-    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ConfigError, match=r"4\.0 GB.*3\.0 GB"):
         check_room(tmp_path, 4_000_000_000)
 

@@ -14,7 +14,8 @@ from .config import ConfigError, DifferenceConfig
 from .config.difference import EXTRACTED
 from .names import check_name
 from .provenance import VERSION
-from .state import DTYPES, check_room
+from .room import check_room
+from .state import DTYPES
 
 
 @dataclass(frozen=True)

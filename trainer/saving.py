@@ -11,8 +11,9 @@ from .checkpoint import V_PREDICTION_SPREAD, CheckpointError, prediction_spread
 from .config import ConfigError
 from .events import Listener, Note, Phase, Saved
 from .files import sha256
+from .room import check_room
 from .setup import Prepared
-from .state import DTYPES, Result, check_room, drop_finished_states
+from .state import DTYPES, Result, drop_finished_states
 from .training_state import Progress
 
 _CLOSE = 0.005  # to the number by which the host tells predictions apart

@@ -21,15 +21,14 @@ from .precision import hold_frozen
 from .ranks import ALONE, Ranks
 from .rehearsal import Load, rehearse
 from .resume import Start
-from .state import CheckpointWriter, RunFolder, check_room, free_room
+from .room import plan_room
+from .state import CheckpointWriter, RunFolder
 from .texts import FrozenTexts
 from .trainable import Trainable, WholeParts
-from .training_state import SavedState, fits, learning, state_bytes
+from .training_state import SavedState, fits, learning
 
 if TYPE_CHECKING:
     from .lora import Adapters
-
-_CACHE_BYTES = 0.5  # per pixel of a view: mean and std of 4 fp32 values per 8² pixels
 
 
 @dataclass
@@ -108,10 +107,17 @@ def prepare(
     schedule = start.schedule(job.config)
     writer = trained.writer(job.config.save_precision, plan.metadata | _said(schedule))
     rows = plan.rows()
-    size = writer.size(trained.tensors())
     states_kept = 0
     if ranks.is_first:
-        states_kept = _check_disk(plan, start, size, rows, trained, listener)
+        states_kept = plan_room(
+            job,
+            file=writer.size(trained.tensors()),
+            previews=len(_preview_prompts(job)),
+            pixels=sum(width * height for width, height in (v.size for v in rows.views())),
+            weights=sum(p.numel() for _, p in learning(trained.modules)),
+            old_states=start.folder.states.size() if start.folder else 0,
+            listener=listener,
+        )
     listener(Phase("Loading the model", 1, 1))
 
     latents = LatentCache(Path(job.cache), model, vae_digest, ranks)
@@ -202,49 +208,6 @@ def _frozen_texts(
         " trained: close what else uses the memory"
     ):
         return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
-
-
-def _check_disk(
-    plan: Plan,
-    start: Start,
-    size: int,
-    rows: PairedRows,
-    trained: Trainable,
-    listener: Listener,
-) -> int:
-    """Room for the final file, the extra ones, one more while it is written, and the pictures.
-
-    What is left may hold states: two, and one more while it is written; else one or none.
-
-    Returns:
-        How many states can be kept.
-
-    Raises:
-        ConfigError: not enough for the files.
-    """
-    job, config = plan.job, plan.job.config
-    extras = min(config.keep + 1, config.steps // config.save_every) if config.save_every else 0
-    shots = config.steps // config.preview_every + 2 if config.preview_every else 0
-    pictures = shots * len(_preview_prompts(job)) * config.resolution**2 * 3
-    latents = sum(width * height for width, height in (view.size for view in rows.views()))
-    Path(job.checkpoints).mkdir(parents=True, exist_ok=True)
-    needed = int(size * (1 + extras) + pictures + latents * _CACHE_BYTES)
-    check_room(Path(job.checkpoints), needed)
-    if not config.keep_state:
-        return 0
-    weights = sum(p.numel() for _, p in learning(trained.modules))
-    state = weights * state_bytes(config)
-    left = free_room(Path(job.checkpoints)) - needed
-    left += start.folder.states.size() if start.folder else 0
-    kept = min(2, max(0, left // state - 1))
-    if not kept:
-        listener(
-            Note(
-                "no room on disk for this run's state: broken off, it cannot go on. Make"
-                f" {(2 * state - left) / 1e9:.1f} GB of room, or switch keep_state off"
-            )
-        )
-    return kept
 
 
 def _set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> None:

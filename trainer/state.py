@@ -4,7 +4,6 @@ import dataclasses
 import glob
 import json
 import math
-import shutil
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from .checkpoint import file_size, lossless_dtype, write_checkpoint
-from .config import ConfigError, Job
+from .config import Job
 from .events import Step
 from .files import read_json, write_text
 from .fingerprint import Fingerprint
@@ -261,22 +260,3 @@ class CheckpointWriter:
         metadata = self._metadata | {"dreambooth.steps": str(steps)}
         tensors = self._all(trained)
         return write_checkpoint(path, tensors, metadata, dtypes=self.dtypes(trained))
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse a run that would fill the disk.
-
-    Raises:
-        ConfigError: with both numbers.
-    """
-    free = free_room(folder)
-    if needed > free:
-        raise ConfigError(
-            f"no room on disk: this run will write {needed / 1e9:.1f} GB, {str(folder)!r} has"
-            f" {free / 1e9:.1f} GB free; make room, keep fewer checkpoints or save in fp16"
-        )
-
-
-def free_room(folder: Path) -> int:
-    """Bytes."""
-    return shutil.disk_usage(folder).free
