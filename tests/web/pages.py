@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+TAB = ".dreambooth-tab-button, [data-testid=dreambooth-tab-button]"  # older and newer pages'
 READY = "() => window.app?.extensionManager?.spinner === false && app.graph && window.LiteGraph"
 
 
@@ -60,7 +61,7 @@ def press(page: Any, name: str) -> None:
 
 def open_tab(page: Any) -> None:
     """The tab with all runs."""
-    page.locator(".dreambooth-tab-button").click()
+    page.locator(TAB).click()
     page.locator(".db-runs .db-entry-run").first.wait_for()
 
 
