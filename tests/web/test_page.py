@@ -149,6 +149,7 @@ def test_a_run_is_used_in_the_graph(
     page.evaluate("async (graph) => { await app.loadApiJson(graph, 'sample'); }", dict(graph))
     open_tab(page)
     page.locator(".db-entry-run[data-run='finished']").click()
+    page.locator(".db-run .db-list dd").first.wait_for()
     assert SUBJECT in page.locator(".db-run .db-list").first.inner_text()
     page.get_by_role("button", name="Use in graph").first.click()
     loaders = "app.graph.nodes.filter((node) => node.type === 'CheckpointLoaderSimple')"
