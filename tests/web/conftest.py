@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from graphs import Graph
 from pack.demo.server import PACK_NAME, ComfyServer
 from pack.tests.run import BROWSERS
-from pages import READY, load
+from pages import READY, SUBJECT, load
 
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -94,3 +95,18 @@ def open_page(
     for tab in tabs:
         tab.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def finished(connect: Callable, info: dict, base_name: str, drawn: str) -> Graph:
+    """The graph of a run that is over, with class images and pictures."""
+    client = connect()
+    settings = {"steps": 8, "preview_every": 2, "learning_rate": 1e-3}
+    graph = Graph(info)
+    base = graph.load(base_name)
+    class_images = graph.class_images(base)[0]
+    concepts = graph.concept(graph.photos(drawn), identifier=SUBJECT, class_images=class_images)
+    graph.train(base, concepts, "finished", settings)
+    client.run(graph)
+    client.close()
+    return graph

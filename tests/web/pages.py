@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+SUBJECT = "<b>zwx</b>"  # text, wherever it comes up
 TAB = ".dreambooth-tab-button, [data-testid=dreambooth-tab-button]"  # older and newer pages'
 READY = "() => window.app?.extensionManager?.spinner === false && app.graph && window.LiteGraph"
 
