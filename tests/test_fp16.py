@@ -21,14 +21,14 @@ def fp16(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     real, scale = loop.accelerator, [START]
 
     @contextlib.contextmanager
-    def accelerator(precision: str, device: torch.device) -> Iterator[Accelerator]:
-        with real("fp32", device) as made:  # accelerate itself refuses fp16 without a card
+    def accelerator(precision: str, device: torch.device, ranks: int) -> Iterator[Accelerator]:
+        with real("fp32", device, ranks) as made:  # accelerate itself refuses fp16 without a card
             made.state._mixed_precision, made.native_amp = precision, True
             made.scaler = torch.amp.GradScaler(device.type, init_scale=scale[0])
             yield made
 
     monkeypatch.setattr(loop, "accelerator", accelerator)
-    monkeypatch.setattr(checks, "resolve_precision", lambda name, device: "fp16")
+    monkeypatch.setattr(checks, "resolve_precision", lambda name, device, weights: "fp16")
     return lambda start: scale.__setitem__(0, start)
 
 
