@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "dreambooth"
 
-pytest_plugins = ["hosting"]  # the server that host/ and web/ share
+pytest_plugins = [
+    "hosting",  # the server that host/ and web/ share
+    "runs",  # a concept and earlier runs
+]
 
 pack = types.ModuleType("pack")
 pack.__path__ = [str(ROOT)]

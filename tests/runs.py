@@ -1,10 +1,14 @@
-"""Runs that are stopped, finished and queued again, for the tests of what a second queue does."""
+"""Runs that are stopped, finished and queued again, for the tests of what a second queue does.
+
+A plugin of pytest (``conftest.py``): its fixtures are everybody's.
+"""
 
 import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from pack.trainer.checks import check
 from pack.trainer.config import Concept, Job
@@ -12,9 +16,25 @@ from pack.trainer.events import Command, Event, Note, Step
 from pack.trainer.loop import train
 from pack.trainer.resume import Start, find_start
 from pack.trainer.training_state import StateFolder
-from toy import CPU, Run, make_job, run, toy_base
+from toy import CPU, Run, make_concept, make_job, run, toy_base
 
 OFTEN = 1e-9  # minutes: a state after every step
+
+
+@pytest.fixture(scope="session")
+def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
+    return make_concept(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory, concept: Concept) -> dict[str, tuple[Job, Run]]:
+    return earlier_runs(tmp_path_factory.mktemp("kept"), concept)
+
+
+@pytest.fixture
+def broken_off(kept: dict[str, tuple[Job, Run]], tmp_path: Path) -> Job:
+    """The job of a stopped run, in folders of the test's own."""
+    return copied(kept["stopped"][0], tmp_path)
 
 
 def queue(job: Job, **options: object) -> Run:

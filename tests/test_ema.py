@@ -13,14 +13,9 @@ from pack.trainer.ema import Ema
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Preview
 from torch import nn
-from toy import make_concept, make_job, run, same
+from toy import make_job, run, same
 
 OPTIONS = {"trains": "unet", "save_precision": "fp32"}
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
 
 
 def decays(limit: float, updates: int) -> list[float]:

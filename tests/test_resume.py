@@ -17,7 +17,7 @@ from pack.trainer.config import Concept, Job
 from pack.trainer.events import Command, Event, Preview, Step, go_on
 from pack.trainer.loop import train
 from runs import OFTEN, begin, files, logged, notes, queue, states, stopped
-from toy import CPU, make_concept, make_job, run, toy_base
+from toy import CPU, make_job, run, toy_base
 
 VARIANTS = {
     "text encoder": {
@@ -46,11 +46,6 @@ try:
     VARIANTS["exact with 8 bits"] = {"optimizer": "adamw8bit", "weights": "exact"}
 except ImportError:
     pass
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -13,25 +13,8 @@ from pack.trainer.events import Command, Step
 from pack.trainer.loop import train
 from pack.trainer.resume import Start
 from pack.trainer.training_state import StateFolder
-from runs import OFTEN, begin, copied, earlier_runs, files, logged, notes, queue, states, stopped
-from toy import CPU, Run, make_concept, make_job, run, toy_base
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, concept: Concept) -> dict[str, tuple[Job, Run]]:
-    return earlier_runs(tmp_path_factory.mktemp("kept"), concept)
-
-
-@pytest.fixture
-def broken_off(kept: dict[str, tuple[Job, Run]], tmp_path: Path) -> Job:
-    """The job of a stopped run, in folders of the test's own."""
-    return copied(kept["stopped"][0], tmp_path)
-
+from runs import OFTEN, begin, files, logged, notes, queue, states, stopped
+from toy import CPU, make_job, run, toy_base
 
 # ---- states ------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from pack.trainer.checkpoint import write_checkpoint
 from pack.trainer.checks import check
 from pack.trainer.config import (
     WITHOUT_EFFECT_ON_WEIGHTS,
-    Concept,
     Job,
     LoraConfig,
     TrainConfig,
@@ -19,24 +18,8 @@ from pack.trainer.config import (
 from pack.trainer.events import Saved, Step
 from pack.trainer.fingerprint import Fingerprint, differences
 from pack.trainer.resume import Start
-from runs import begin, changed, copied, earlier_runs, notes, queue, with_concept
-from toy import CPU, Run, make_concept, make_job, picture, run, toy_base
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, concept: Concept) -> dict[str, tuple[Job, Run]]:
-    return earlier_runs(tmp_path_factory.mktemp("kept"), concept)
-
-
-@pytest.fixture
-def broken_off(kept: dict[str, tuple[Job, Run]], tmp_path: Path) -> Job:
-    """The job of a stopped run, in folders of the test's own."""
-    return copied(kept["stopped"][0], tmp_path)
+from runs import begin, changed, copied, notes, queue, with_concept
+from toy import CPU, Run, make_job, picture, run, toy_base
 
 
 @pytest.fixture

@@ -13,15 +13,10 @@ from pack.trainer.split import join, split
 from pack.trainer.split_adamw import SplitAdamW
 from torch import Tensor
 from torch.nn import Parameter
-from toy import CPU, Run, make_concept, make_job, run, same, toy_base
+from toy import CPU, Run, make_job, run, same, toy_base
 
 OPTIONS = {"weights": "exact", "save_precision": "fp32", "steps": 3, "learning_rate": 1e-5}
 UNET = "model.diffusion_model."
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

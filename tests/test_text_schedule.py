@@ -11,7 +11,7 @@ from pack.trainer.config import Concept
 from pack.trainer.events import Command, Note, Step
 from pack.trainer.loop import train
 from pack.trainer.training_state import StateFolder
-from toy import CPU, Run, make_concept, make_job, run, same, toy_base
+from toy import CPU, Run, make_job, run, same, toy_base
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
 OPTIONS = {
@@ -21,11 +21,6 @@ OPTIONS = {
     "keep": 4,
     "save_precision": "fp32",
 }
-
-
-@pytest.fixture(scope="module")
-def concept(tmp_path_factory: pytest.TempPathFactory) -> Concept:
-    return make_concept(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
