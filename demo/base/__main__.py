@@ -15,6 +15,11 @@ from pathlib import Path
 from ..checkout import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPE: dict[str, type] = {
+    **dict.fromkeys(("size", "seed", "pool", "captions", "texts"), int),
+    **dict.fromkeys(("vae_batch", "vae_crop", "unet_batch"), int),
+    **dict.fromkeys(("vae_lr", "unet_lr"), float),
+}  # what of it the command line can change
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -30,19 +35,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--leave-after", type=float, metavar="MINUTES", help="save and stop then; go on later")
     add("--device", help="cuda or cpu; default: cuda where there is one")
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="(.demo/base)")
-    for name in (
-        "size",
-        "seed",
-        "pool",
-        "captions",
-        "texts",
-        "vae-batch",
-        "vae-crop",
-        "unet-batch",
-    ):
-        add(f"--{name}", type=int, metavar="N")
-    for name in ("vae-lr", "unet-lr"):
-        add(f"--{name}", type=float, metavar="RATE")
+    for name, kind in RECIPE.items():
+        add(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "RATE")
     add = commands.add_parser("pack").add_argument
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="of the training")
     add("--to", type=Path, metavar="FILE", help="(demo/base/base.npz)")
@@ -74,19 +68,7 @@ def train(options: argparse.Namespace) -> int:
     base = importlib.import_module("pack.demo.base.train")
     recipes = importlib.import_module("pack.demo.base.recipe")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = (
-        "size",
-        "seed",
-        "pool",
-        "captions",
-        "texts",
-        "vae_batch",
-        "vae_crop",
-        "unet_batch",
-        "vae_lr",
-        "unet_lr",
-    )
-    recipe = recipes.recipe_for(device, **{name: getattr(options, name) for name in names})
+    recipe = recipes.recipe_for(device, **{name: getattr(options, name) for name in RECIPE})
     steps = tuple(options.steps) if options.steps else None
     minutes = options.minutes or (25.0 if device.type == "cuda" else 480.0)
     plan = base.Plan(
