@@ -47,18 +47,19 @@ class EightBitMoments:
         """
         self._functional = functional
         self._whole = WholeMoments()
-        self._codes = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
+        self._maps = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
+        self._codes: dict[torch.device, list[Tensor]] = {}
 
     def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
         if like.numel() < WHOLE_BELOW:
             return self._whole.read(state, like)
         mean, square = (torch.zeros_like(like, dtype=torch.float32) for _ in _NAMES)
-        for name, code, moment in zip(_NAMES, self._codes, (mean, square), strict=True):
+        codes = self._codes_on(like.device)
+        for name, code, moment in zip(_NAMES, codes, (mean, square), strict=True):
             if name in state:
-                scale, code = state[f"{name}_scale"], code.to(like.device)
                 moment.copy_(
                     self._functional.dequantize_blockwise(
-                        state[name], absmax=scale, code=code, blocksize=BLOCK
+                        state[name], absmax=state[f"{name}_scale"], code=code, blocksize=BLOCK
                     )
                 )
         return mean, square
@@ -66,8 +67,15 @@ class EightBitMoments:
     def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
         if mean.numel() < WHOLE_BELOW:
             return
-        for name, code, moment in zip(_NAMES, self._codes, (mean, square), strict=True):
+        codes = self._codes_on(mean.device)
+        for name, code, moment in zip(_NAMES, codes, (mean, square), strict=True):
             state[name], how = self._functional.quantize_blockwise(
-                moment.contiguous(), code=code.to(moment.device), blocksize=BLOCK
+                moment.contiguous(), code=code, blocksize=BLOCK
             )
             state[f"{name}_scale"] = how.absmax
+
+    def _codes_on(self, device: torch.device) -> list[Tensor]:
+        """Copied once: a copy to a card for each weight would make each update wait for it."""
+        if device not in self._codes:
+            self._codes[device] = [code.to(device) for code in self._maps]
+        return self._codes[device]

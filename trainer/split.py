@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 _HALF = 0x8000  # of the last bit that bf16 keeps
-_LOW = 0xFFFF  # the bits that it does not
 
 
 def split(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +34,7 @@ def round_at_random(value: Tensor, random: Tensor) -> Tensor:
     Args:
         random: int32, uniform in 0…65535.
     """
-    bits = value.view(torch.int32) + (random & _LOW)
+    bits = value.view(torch.int32) + random
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
