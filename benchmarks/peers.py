@@ -40,12 +40,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = arguments(argv)
-    for name in (
-        "work",
-        "diffusers",
-        "kohya",
-        "comfyui",
-    ):  # every run has a folder of its own to be in
+    # absolute, because every run has a folder of its own to be in
+    for name in ("work", "diffusers", "kohya", "comfyui"):
         if path := getattr(options, name):
             setattr(options, name, path.resolve())
     sys.path.insert(0, str(ROOT))

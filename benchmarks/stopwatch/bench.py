@@ -42,6 +42,8 @@ def run(options: argparse.Namespace, root: Path) -> int:
             "batch": batch,
         }
         name = f"{options.size}, {batch} + {batch} images a step, {options.device}"
+        if options.threads:
+            name += f", {options.threads} threads"
         suites[name] = {"about": about, "rows": lines}
         print(f"\n{report.as_section(name, suites[name])}\n", flush=True)
     if options.write:

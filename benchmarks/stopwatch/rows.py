@@ -11,6 +11,8 @@ OURS, TEXTBOOK = "ours", "textbook"
 DIFFUSERS, KOHYA, COMFYUI = PEERS = "diffusers", "kohya", "comfyui"
 EIGHT_BIT, BF16_LORA = "8-bit moments", "weights of the LoRA in bf16"
 
+BF16 = "computes in bf16"
+
 KOHYA_BEST = {
     "cache_latents": True, "max_data_loader_n_workers": 1, "persistent_data_loader_workers": True,
 }  # fmt: skip
@@ -43,8 +45,8 @@ ROWS = (
     Row("ours, channels_last", OURS, {"channels_last": True}),
     Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}, "cuda"),
     Row("ours, adamw8bit", OURS, {"optimizer": "adamw8bit"}, differs=EIGHT_BIT),
-    Row("ours, weights = exact", OURS, {"weights": "exact"}, "cuda"),
-    Row("ours, weights = lean", OURS, {"weights": "lean"}, "cuda", "rounded at random"),
+    Row("ours, weights = exact", OURS, {"weights": "exact"}, differs=BF16),
+    Row("ours, weights = lean", OURS, {"weights": "lean"}, differs=f"{BF16}, rounded at random"),
     Row("diffusers", DIFFUSERS),
     Row(
         "diffusers, best flags",
