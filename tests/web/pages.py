@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SUBJECT = "<b>zwx</b>"  # text, wherever it comes up
@@ -35,6 +36,28 @@ def load(page: Any, graph: dict) -> None:
     page.locator(".db-panel").first.wait_for(state="attached")
 
 
+class Socket:
+    """The page's event socket, from its next load on; the page tries again while it is down."""
+
+    def __init__(self, page: Any) -> None:
+        self.up, self.ends = True, []
+        page.route_web_socket(re.compile(r"/ws\b"), self._answer)
+
+    def _answer(self, end: Any) -> None:
+        if self.up:
+            self.ends = [end, end.connect_to_server()]
+        else:
+            end.close()
+
+    def drop(self) -> None:
+        self.up = False
+        for end in self.ends:
+            end.close()
+
+    def restore(self) -> None:
+        self.up = True
+
+
 def queue(page: Any) -> None:
     page.evaluate("() => { app.queuePrompt(0, 1); }")
 
@@ -43,6 +66,11 @@ def step_of(page: Any) -> int:
     """The step in the panel's title; 0 while it says something else."""
     found = re.search(r"Training · (\d+) /", page.locator(".db-panel .db-title").inner_text())
     return int(found[1]) if found else 0
+
+
+def steps_in(run: Path) -> int:
+    """As many as its log has."""
+    return (run / "log.jsonl").read_bytes().count(b"\n")
 
 
 def pictures(page: Any, where: str = ".db-panel") -> list[str]:

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from graphs import Graph, small_run
 from pack.demo.client import ComfyClient
-from pages import SUBJECT, load, open_tab, pictures, press, queue, send, step_of, wait_for
+from pages import (
+    SUBJECT,
+    Socket,
+    load,
+    open_tab,
+    pictures,
+    press,
+    queue,
+    send,
+    step_of,
+    steps_in,
+    wait_for,
+)
 from PIL import Image
 
 MESSAGES = [
@@ -41,8 +53,8 @@ def client(connect) -> Iterator[ComfyClient]:
 def test_it_is_watched_reloaded_and_told(
     open_page, info, base_name, drawn, client, runs, checkpoints, screenshots
 ) -> None:
-    """In one run, since each costs its beginning: numbers and pictures move, a reload and a second
-    tab find them, and every button acts."""
+    """In one run, since each costs its beginning: numbers and pictures move; a reload, a dropped
+    socket and a second tab find them; and every button acts."""
     settings = {"steps": 5000, "preview_every": 4}
     graph, _ = small_run(info, base_name, drawn, "watched", settings)
     samples = runs / "watched" / "samples"
@@ -57,6 +69,7 @@ def test_it_is_watched_reloaded_and_told(
     assert "photos 0." in page.locator(".db-panel .db-facts").inner_text()
     page.screenshot(path=screenshots / "training-dark.png")
 
+    socket = Socket(page)
     page.reload()
     page.wait_for_function("() => window.app?.extensionManager?.spinner === false")
     load(page, graph)
@@ -66,6 +79,14 @@ def test_it_is_watched_reloaded_and_told(
     wait_for(lambda: {"before", "4"} <= set(pictures(page)))
     drawn_steps = "() => document.querySelector('.db-plot .db-line').getAttribute('d').split('L')"
     assert len(page.evaluate(drawn_steps)) > first, "the chart has the steps from before"
+
+    socket.drop()
+    lost = step_of(page)
+    wait_for(lambda: steps_in(runs / "watched") > lost + 5)
+    assert step_of(page) <= lost + 1, "it heard of them"
+    socket.restore()
+    wait_for(lambda: step_of(page) > lost + 5)
+    wait_for(lambda: len(page.evaluate(drawn_steps)) >= step_of(page) > lost, 5)
 
     second = open_page(graph)
     wait_for(lambda: step_of(second) > first)
@@ -155,6 +176,25 @@ def test_a_run_is_used_in_the_graph(
     used = [n["inputs"] for n in entry["prompt"][2].values() if "ckpt_name" in n["inputs"]]
     assert used == [{"ckpt_name": name}]
     assert any(output.get("images") for output in entry["outputs"].values())
+
+
+def test_a_lora_comes_with_its_own_loader(
+    open_page, info, base_name, drawn, client: ComfyClient
+) -> None:
+    graph = Graph(info)
+    base, concept = graph.load(base_name), graph.concept(graph.photos(drawn))
+    graph.train(base, concept, "lora", modifiers={"DreamBoothLoRA": {"kind": "lora", "rank": 4}})
+    client.run(graph)
+    page = open_page()
+    open_tab(page)
+    page.locator(".db-entry-run[data-run='lora']").click()
+    page.get_by_role("button", name="Use in graph").click()
+    loaders = "app.graph.nodes.filter((node) => node.type === 'LoraLoader')"
+    page.wait_for_function(f"() => {loaders}.length === 1")
+    name = page.evaluate(f"() => {loaders}[0].widgets[0].value")
+    assert name == str(Path("dreambooth") / "lora.safetensors")
+    loader = client.object_info()["LoraLoader"]["input"]["required"]["lora_name"]
+    assert name in (loader[0] if isinstance(loader[0], list) else loader[1]["options"])
 
 
 def newest(client: ComfyClient) -> dict | None:
