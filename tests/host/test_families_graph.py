@@ -11,6 +11,7 @@ from graphs import Graph, Loaded, Node, pixels, text_of, trained
 from nets import random_checkpoint
 from pack.demo.client import Outcome
 from pack.trainer.checkpoint import read_checkpoint, write_checkpoint
+from pack.trainer.config.train import UNET_AND_TEXT_ENCODER
 
 UNET = "model.diffusion_model."
 
@@ -36,7 +37,13 @@ class Run:
 
 
 def queue(
-    client, info, loaded: Callable[[Graph], Loaded], folder: str, name: str, after=None
+    client,
+    info,
+    loaded: Callable[[Graph], Loaded],
+    folder: str,
+    name: str,
+    after=None,
+    **settings: object,
 ) -> Run:
     """Class images, a concept, two steps; pictures of the base and, both ways, of the result.
 
@@ -46,7 +53,7 @@ def queue(
     graph = Graph(info)
     base = loaded(graph)
     concept = graph.concept(graph.photos(folder), class_images=graph.class_images(base)[0])
-    train = graph.train(base, concept, name, {"preview_every": 2, "steps": 2})
+    train = graph.train(base, concept, name, {"preview_every": 2, "steps": 2} | settings)
     again = graph.load(train[3])
     before, memory = graph.sample(base), graph.sample(trained(train))
     file = graph.sample(after(graph, again) if after else again)
@@ -74,6 +81,22 @@ def test_the_whole_graph(base, client, info, drawn, checkpoints: Path) -> None:
         assert {"v_pred", "ztsnr"} <= result.keys()
         assert metadata["modelspec.prediction_type"] == "v"
     assert "made for pictures of" in text_of(run.outcome, run.train)
+
+
+@pytest.mark.parametrize("base", ["small_vega_v"], indirect=True)
+def test_both_text_encoders_of_sdxl_learn(base, client, info, drawn, checkpoints: Path) -> None:
+    """What the graph hands on and what the file holds have the very encoders that were trained."""
+    name, file = base
+    learn = {"trains": UNET_AND_TEXT_ENCODER, "text_encoder_learning_rate": 1e-3}
+    run = queue(client, info, lambda graph: graph.load(name), drawn, "both encoders", **learn)
+    compare(client, run)
+    given, _ = read_checkpoint(file)
+    result, _ = read_checkpoint(checkpoints / "both encoders.safetensors")
+    changed = {key for key, value in given.items() if not value.equal(result[key].to(value.dtype))}
+    for prefix in (UNET, "conditioner.embedders.0.", "conditioner.embedders.1.model.transformer."):
+        of_part = [key for key in given if key.startswith(prefix) and key.endswith(".weight")]
+        assert len(changed & set(of_part)) > len(of_part) / 2, prefix
+    assert not any(key.startswith("first_stage_model.") for key in changed)
 
 
 def test_a_model_that_is_sampled_as_velocity(client, info, base_name, drawn) -> None:
