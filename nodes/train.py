@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..trainer.config import Concept, ConfigError, Job, TrainConfig
-from ..trainer.events import Begun, Command, Event, Note, Phase, Preview, Saved, Step
+from ..trainer.events import Note
 from ..trainer.images import read_image
 from ..trainer.names import check_name
 from ..trainer.packages import check_packages
 from . import host
+from .reporter import Reporter
 from .types import CATEGORY, Concepts, Run, Settings, check_wires, image_batch
 
-if TYPE_CHECKING:
-    from ..trainer.loop import Result
+SHELL = "shell"
 
 
 class DreamBoothTrain(io.ComfyNode):
@@ -57,6 +56,16 @@ class DreamBoothTrain(io.ComfyNode):
                     tooltip=(
                         "Train from the first step under a fresh name, even if this very run is"
                         " finished or could go on."
+                    ),
+                ),
+                io.Combo.Input(
+                    "where",
+                    options=["here", "shell"],
+                    default="here",
+                    optional=True,
+                    tooltip=(
+                        "here: now, in this ComfyUI. shell: only write job.json, to train it with"
+                        " accelerate launch, on several GPUs if you like; nodes that follow wait."
                     ),
                 ),
             ],
@@ -101,6 +110,7 @@ class DreamBoothTrain(io.ComfyNode):
         name: str,
         settings: TrainConfig | None = None,
         train_again: bool = False,
+        where: str = "here",
     ) -> io.NodeOutput:
         check_packages()
         from ..trainer.loop import train  # not at the top: the pack loads without its packages
@@ -126,6 +136,9 @@ class DreamBoothTrain(io.ComfyNode):
                 runs=str(host.output_folder()),
                 cache=str(host.output_folder() / "cache"),
             )
+
+            if where == SHELL:
+                return _write_down(job, weights, reporter)
 
             def load(path: Path) -> None:
                 with reporter.progress.interrupt_kept():
@@ -163,77 +176,21 @@ class DreamBoothTrain(io.ComfyNode):
         )
 
 
+def _write_down(job: Job, weights: host.Weights, reporter: Reporter) -> io.NodeOutput:
+    """Instead of training: the job for a shell, after the same checks."""
+    from ..trainer.checks import check
+    from ..trainer.deferred import write_job
+
+    stop = reporter.progress.raise_if_interrupted
+    check(job, weights.state_dict, host.device(), reporter, stop)
+    path = write_job(job, weights.state_dict, host.output_folder() / "jobs" / job.name)
+    text = reporter.written(path)
+    return io.NodeOutput(*[host.nothing_follows()] * 6, ui=ui.PreviewText(text))
+
+
 def _last_pictures(folder: Path) -> dict[str, Any]:
     """The newest preview of each prompt, under the node."""
     newest = {path.stem.split("_")[1]: path for path in sorted((folder / "samples").glob("*.png"))}
     if not newest:
         return {}
     return ui.PreviewImage(image_batch(read_image(p) for p in newest.values())).as_dict()
-
-
-@dataclasses.dataclass
-class Reporter:
-    """The trainer's events as the node's bar, line and picture, and for the page."""
-
-    progress: host.Progress
-    live: host.Live
-    kind: str
-    notes: list[str] = dataclasses.field(default_factory=list)
-    last: Step | None = None
-
-    def __call__(self, event: Event) -> None:
-        self.live(event)
-        if isinstance(event, Step):
-            self.last = event
-            self.progress.bar(event.step, event.total)
-            self.progress.say(describe(event))
-        elif isinstance(event, Phase):
-            self.progress.say(f"{event.name} {event.done}/{event.total}", always=event.done == 0)
-            if self.last is None:
-                self.progress.bar(event.done, event.total)
-        elif isinstance(event, Preview):
-            step = self.last.step if self.last else 0
-            self.progress.bar(step, self.last.total if self.last else 1, event.image)
-        elif isinstance(event, Note):
-            self.notes.append(event.text)
-            self.progress.say(event.text, always=True)
-        elif isinstance(event, Saved):
-            self.progress.say(f"saved step {event.step}: {event.path.name}", always=True)
-
-    def command(self) -> Command:
-        """A cancel ends the prompt, too; a stop on the page lets the graph go on."""
-        return Command.STOP if self.progress.interrupted else self.live.order()
-
-    def finish(self, result: Result) -> str:
-        """Show how it ended; returns the text."""
-        if result.reused:
-            self.live(Begun(result.folder, result.steps, result.steps))
-        said = self.summary(result)
-        self.live.end("stopped" if result.stopped else "finished", said)
-        text = "\n".join([said, *self.notes])
-        self.progress.say(text, always=True)
-        return text
-
-    def summary(self, result: Result) -> str:
-        pace = f"{result.steps} steps in {_clock(result.seconds)}"
-        if result.reused:
-            pace = f"handed over, finished earlier with {pace}"
-        if result.stopped:
-            pace = f"stopped and kept after {pace}"
-        return f"{result.name}: {pace}\n{self.kind}: {result.checkpoint}"
-
-
-def describe(step: Step) -> str:
-    """One line: step, losses, speed, time left."""
-    left = _clock((step.total - step.step) * step.seconds / step.step)
-    prior = "" if step.class_loss is None else f" · class {step.class_loss:.3f}"
-    return (
-        f"step {step.step}/{step.total} · instance {step.instance_loss:.3f}{prior}"
-        f" · {1 / max(step.step_seconds, 1e-9):.2f} it/s · {left} left"
-    )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

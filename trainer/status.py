@@ -18,7 +18,7 @@ class Status:
 
     Attributes:
         asked: the name that was asked for; ``run`` is the one that it got, None before it has one.
-        state: "preparing", "training", "finished", "stopped" or "failed".
+        state: "preparing", "training", "finished", "stopped", "failed", or "written" for a shell.
         phase, done, of: the piece of work in hand; empty while steps go by.
         step, total: finished optimizer steps, of how many.
         speed: steps a second, of the last step; ``left``: seconds to the end.
@@ -78,7 +78,7 @@ class Status:
         self.points = [*self.points, point][-MAX_POINTS:]
 
     def end(self, state: str, note: str = "") -> None:
-        """The run is over: "finished", "stopped" or "failed"."""
+        """The run is over: "finished", "stopped", "failed" or "written"."""
         self.state, self.phase, self.left = state, "", None
         if note:
             self(Note(note))

@@ -4,7 +4,15 @@ Written for 0.3.60 and later; what differs in newer hosts is looked up by name, 
 """
 
 from . import routes as _routes  # noqa: F401  registers them
-from .card import Progress, card_to_ourselves, device, interrupt, release_memory, say
+from .card import (
+    Progress,
+    card_to_ourselves,
+    device,
+    interrupt,
+    nothing_follows,
+    release_memory,
+    say,
+)
 from .difference import blend, checkpoint_names, load_trained, pairs
 from .folders import (
     checkpoint_folder,
@@ -51,6 +59,7 @@ __all__ = [
     "load_lora",
     "load_trained",
     "lora_folder",
+    "nothing_follows",
     "output_folder",
     "pairs",
     "release_memory",

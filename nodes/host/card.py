@@ -9,6 +9,7 @@ from typing import NoReturn
 import comfy.model_management as management
 import comfy.utils
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from server import PromptServer
 
@@ -86,6 +87,11 @@ class Progress:
         management.throw_exception_if_processing_interrupted()
         if self._interrupt is not None:
             raise self._interrupt
+
+
+def nothing_follows() -> ExecutionBlocker:
+    """An output for which no node runs; the rest of the graph does."""
+    return ExecutionBlocker(None)
 
 
 def interrupt() -> NoReturn:

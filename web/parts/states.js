@@ -6,5 +6,6 @@ export const STATES = {
   finished: "Finished",
   stopped: "Stopped and kept",
   failed: "Failed",
+  written: "Written for a shell",
   unfinished: "Not finished",
 };
