@@ -1,7 +1,7 @@
 """Makes the demo's base model: ``python -m demo.base train``, then ``pack``, ``expand``.
 
 train   draws the pictures, trains the autoencoder and the UNet; goes on where it was left
-pack    stores the result in demo/base/base.npz, about 18 MB
+pack    stores the result in demo/base/base.npz, about 16 MB
 expand  writes the checkpoint that ComfyUI loads
 """
 
