@@ -11,15 +11,17 @@ import torch
 from nets import make_layout
 from pack.demo.base import pack as packing
 from pack.demo.base.autoencoder import balance, fresh, head_start, reconstruction, spread
+from pack.demo.base.grid import GRID, show
 from pack.demo.base.pool import captions_of, load_pool, picture_file, seeds, to_pixels
 from pack.demo.base.recipe import BaseFailed, Recipe, learning_rate, recipe_for
 from pack.demo.base.stage import Budget, Stage, run
 from pack.demo.base.states import TextStates
 from pack.demo.base.text import text_tensors
-from pack.demo.base.train import GRID, Plan, train
+from pack.demo.base.train import Plan, train
 from pack.demo.random_base import LAYOUT
 from pack.demo.world import draw, random_scene
 from pack.trainer.checkpoint import build, detect, part_keys, read_checkpoint
+from PIL import Image
 
 TOY = dataclasses.replace(make_layout("toy"), vae_scale=LAYOUT.vae_scale)
 CPU = torch.device("cpu")
@@ -254,6 +256,8 @@ def test_pack_and_expand_give_a_checkpoint_and_the_same_bytes(trained, tmp_path)
     first = packing.expand(tmp_path / "one" / "base.safetensors", packed, TOY)
     second = packing.expand(tmp_path / "two.safetensors", packed, TOY)
     assert first.read_bytes() == second.read_bytes()
+    picture = show(tmp_path / "grid.png", packed, TOY, rows=2)
+    assert len(set(Image.open(picture).convert("L").tobytes())) > 20
     tensors, _ = read_checkpoint(first)
     layout = detect(tensors)
     assert layout.vae_scale == pytest.approx(0.18215, rel=1e-3)

@@ -1,8 +1,9 @@
-"""Makes the demo's base model: ``python -m demo.base train``, then ``pack``, ``expand``.
+"""Makes the demo's base model: ``python -m demo.base train``, then ``pack``, ``expand``, ``show``.
 
 train   draws the pictures, trains the autoencoder and the UNet; goes on where it was left
 pack    stores the result in demo/base/base.npz, about 16 MB
 expand  writes the checkpoint that ComfyUI loads
+show    draws what the stored base makes of things and places
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add = commands.add_parser("expand").add_argument
     add("to", type=Path, metavar="FILE")
     add("--packed", type=Path, metavar="FILE", help="(demo/base/base.npz)")
+    add = commands.add_parser("show").add_argument
+    add("to", type=Path, metavar="FILE.png")
+    add("--packed", type=Path, metavar="FILE", help="(demo/base/base.npz)")
     return parser.parse_args(argv)
 
 
@@ -54,7 +58,7 @@ def main(argv: list[str]) -> int:
         importlib.import_module("pack.trainer.checkpoint").CheckpointError,
         OSError,
     )
-    command = {"train": train, "pack": pack, "expand": expand}[options.command]
+    command = {"train": train, "pack": pack, "expand": expand, "show": show}[options.command]
     try:
         return command(options)
     except failures as error:
@@ -92,6 +96,12 @@ def expand(options: argparse.Namespace) -> int:
     packing = importlib.import_module("pack.demo.base.pack")
     out = packing.expand(options.to, options.packed or packing.PACKED)
     print(f"wrote {out}, {out.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    grid = importlib.import_module("pack.demo.base.grid")
+    print(f"wrote {grid.show(options.to, options.packed or grid.PACKED)}")
     return 0
 
 

@@ -16,23 +16,16 @@ from torch import Tensor, nn
 from ...trainer.checkpoint import Layout, read_checkpoint, weights_digest, write_checkpoint
 from ...trainer.images import to_image
 from ..random_base import LAYOUT
-from ..world import PLACES
 from ..world.sheet import tile
 from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_start
-from .diffusion import DiffusionLoss, sample
+from .diffusion import DiffusionLoss
+from .grid import GRID, prompts_of, sample_grid
 from .pool import captions_of, load_pool, to_pixels
 from .recipe import VAE_DECAY, Recipe, has_fast_bf16
 from .stage import Budget, Stage, run
 from .states import TextStates
 
 VAE_SHARE = 0.3  # of the time; nothing the UNet learns is sharper than its autoencoder
-GRID = [
-    [
-        f"a {kind} {PLACES[place].phrases[0]}".strip()
-        for place in ("", "beach", "snow", "night", "moon", "sea")
-    ]
-    for kind in ("dog", "cat", "red car", "bird", "boat", "cup", "house", "flower")
-]
 
 
 @dataclass
@@ -111,14 +104,9 @@ def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
                   recipe.decay, show, origin=origin)  # fmt: skip
 
     def picture() -> None:
-        grid = GRID[: plan.rows]
-        prompts = [prompt for row in grid for prompt in row]
-        states.add(prompts)
-        text, empty = states[states.rows(prompts)], states[states.rows([""])]
         with averaged(stage):
-            out = sample(unet, vae, text, empty, side=recipe.size // 8, bf16=plan.bf16)
-        rows = [[to_image(p) for p in part] for part in out.split(len(grid[0]))]
-        save_grid(tile(rows), plan.folder / f"unet-{stage.step:06d}.png")
+            page = sample_grid(unet, vae, states, plan.rows, recipe.size // 8, plan.bf16)
+        save_grid(page, plan.folder / f"unet-{stage.step:06d}.png")
 
     stage.aim(plan.budget(1))
     return stage.finished or run(stage, _leaving(plan, 1), picture)
@@ -149,8 +137,9 @@ def caption_states(plan: Plan) -> tuple[TextStates, Tensor]:
             last = time.monotonic()
 
     file = plan.folder / "captions.safetensors" if plan.device.type == "cpu" else None
-    prompts = [prompt for row in GRID[: plan.rows] for prompt in row]
-    states.fill(["", *prompts, *(text for row in captions for text in row)], file, progress)
+    states.fill(
+        ["", *prompts_of(plan.rows), *(text for row in captions for text in row)], file, progress
+    )
     show(f"captions: {len(states)} different ones")
     rows = states.rows(text for row in captions for text in row)
     return states, rows.view(-1, plan.recipe.captions)
