@@ -11,6 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT.parent / "shared" / "data" / "dreambooth"
 
+if not Path("/dev/nvidiactl").exists():
+    # Triton reads it when something imports it first, which may be torch
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 pytest_plugins = [
     "hosting",  # the server that host/ and web/ share
     "runs",  # a concept and earlier runs

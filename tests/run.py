@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     ensure_chromium()
     python = str(environment.python)
+    ensure_triton(python)
     for style in (["check"], ["format", "--check"]):
         if code := subprocess.run([python, "-m", "ruff", *style, "."], cwd=ROOT).returncode:
             return code
@@ -56,6 +57,22 @@ def ensure_chromium() -> None:
         if subprocess.run(["apt-get", *command], env=environment, **quiet).returncode:
             print("  it was not installed: those tests will skip")
             return
+
+
+def ensure_triton(python: str) -> None:
+    """Puts Triton into the environment: its interpreter runs our kernel without a card.
+
+    torch for cards brings it along, torch for processors does not. Without it those tests skip.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    look = "import importlib.util as u; raise SystemExit(u.find_spec('triton') is None)"
+    if subprocess.run([python, "-c", look]).returncode == 0:
+        return
+    print("Installing Triton for the tests of the update in one pass")
+    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "triton"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        print("  it was not installed: those tests will skip")
 
 
 def side_by_side(arguments: list[str]) -> list[str]:

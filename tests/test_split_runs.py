@@ -8,7 +8,7 @@ from pack.trainer import optim
 from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import Concept, ConfigError, LoraConfig, TrainConfig
 from pack.trainer.config.lora import LORA
-from pack.trainer.events import Preview
+from pack.trainer.events import Note, Preview
 from pack.trainer.split import join, split
 from pack.trainer.split_adamw import SplitAdamW
 from torch import Tensor
@@ -23,6 +23,19 @@ UNET = "model.diffusion_model."
 def exact(tmp_path_factory: pytest.TempPathFactory, concept: Concept) -> Run:
     folder = tmp_path_factory.mktemp("exact")
     return run(make_job(folder, (concept,), preview_every=3, preview_steps=2, **OPTIONS))
+
+
+def test_it_is_said_why_updates_take_longer(tmp_path, concept, monkeypatch) -> None:
+    """Where a card cannot have the update in one pass; the run is the same."""
+
+    def none(optimizer: SplitAdamW, like: object) -> None:
+        optimizer.slow_because = "Triton is not installed"
+
+    monkeypatch.setattr(optim, "use_one_pass", none)
+    notes = run(make_job(tmp_path, (concept,), **OPTIONS)).of(Note)
+    assert [note.text for note in notes if "Triton" in note.text] == [
+        "Triton is not installed: each update takes longer, its result is the same"
+    ]
 
 
 class Masters(SplitAdamW):

@@ -118,6 +118,11 @@ class Learner:
     def is_finite(self) -> bool:
         return all(is_finite(parameter) for parameter in self.parameters)
 
+    @property
+    def slow_because(self) -> str:
+        """Why an update takes longer than it could on this device; empty if it does not."""
+        return self._split.slow_because if self._split else ""
+
     def as_shown(self) -> AbstractContextManager[None]:
         """Inside the block the weights are as they are saved and previewed."""
         return self._ema.in_place() if self._ema else nullcontext()

@@ -12,7 +12,7 @@ from torch import Tensor
 from .checks import check
 from .config import ConfigError, Job
 from .errors import UpdateDidNotFit
-from .events import Begun, Command, Control, Listener, Step, go_on, ignore
+from .events import Begun, Command, Control, Listener, Note, Step, go_on, ignore
 from .gradients import Gradients
 from .learner import Learner
 from .orders import Orders, Stopped
@@ -100,6 +100,8 @@ class _Run:
         self.orders = orders
         self.ranks = prepared.ranks
         self.learner = Learner(prepared, accelerate)
+        if reason := self.learner.slow_because:
+            listener(Note(f"{reason}: each update takes longer, its result is the same"))
         self.saver = Saver(prepared, self.learner.tensors, listener)
         self.recovery = Recovery(prepared, self.learner, accelerate, listener)
         self.gradients = Gradients(prepared, accelerate, listener, orders)

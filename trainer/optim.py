@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from .config import ConfigError, TrainConfig
 from .config.train import LEAN
+from .kernel import use_one_pass
 from .moments import EightBitMoments, WholeMoments
 from .split_adamw import SplitAdamW
 
@@ -103,7 +104,14 @@ def _split_optimizer(
     is_whole = config.optimizer == "adamw"
     moments = WholeMoments() if is_whole else EightBitMoments(_bitsandbytes("functional"))
     lean = config.weights == LEAN
-    return SplitAdamW(groups, moments=moments, lean=lean, seed=config.seed, **options)
+
+    def make(groups: list[dict[str, Any]]) -> SplitAdamW:
+        return SplitAdamW(groups, moments=moments, lean=lean, seed=config.seed, **options)
+
+    optimizer = make(groups)
+    rate = config.learning_rate
+    use_one_pass(optimizer, lambda weights: make([{"params": weights, "lr": rate}]))
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -1,8 +1,10 @@
 """AdamW on bf16 weights: exact with their remainders beside them, or lean without."""
 
-from collections.abc import Callable, Iterable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,11 +15,16 @@ from .moments import Moments
 from .randomness import generator
 from .split import join, round_at_random, split
 
+if TYPE_CHECKING:
+    from .one_pass import OnePass
+
 REMAINDER = "remainder"
 
 
 class SplitAdamW(torch.optim.Optimizer):
     """torch's own AdamW on each weight in fp32, one weight at a time; the parameters are bf16.
+
+    A kernel that does the same in one pass takes its place where there is one (:mod:`kernel`).
 
     Exact: with its remainder a weight is the fp32 that torch's AdamW would hold, to the last bit.
     Lean: it is rounded at random (Gupta et al. 2015, "stochastic rounding"), right on average;
@@ -25,6 +32,8 @@ class SplitAdamW(torch.optim.Optimizer):
 
     Attributes:
         lean: there are no remainders.
+        one_pass: the kernel, if one does the updates.
+        slow_because: why none does on a device that could have one.
     """
 
     def __init__(
@@ -48,11 +57,18 @@ class SplitAdamW(torch.optim.Optimizer):
         self.lean = lean
         self._seed = seed
         self._places = {id(p): place for place, p in enumerate(self._parameters())}
-        self._scale: Tensor | float = 1.0
+        self._scale: Tensor | None = None
+        self.one_pass: OnePass | None = None
+        self.slow_because = ""
         for parameter in self._parameters():
             parameter.data, remainder = split(parameter.data)
             if not lean:
                 self.state[parameter][REMAINDER] = remainder
+
+    @property
+    def maps(self) -> Sequence[Tensor]:
+        """Of 8-bit moments, see :class:`moments.Moments`."""
+        return self._moments.maps
 
     def _parameters(self) -> Iterator[Parameter]:
         for group in self.param_groups:
@@ -72,7 +88,7 @@ class SplitAdamW(torch.optim.Optimizer):
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        self._scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        self._scale = (limit / (norm + 1e-6)).clamp(max=1.0).view(1)
         return float(norm)
 
     @torch.no_grad()
@@ -80,23 +96,43 @@ class SplitAdamW(torch.optim.Optimizer):
         """Every weight that has a gradient."""
         assert closure is None
         for group in self.param_groups:
+            known: dict[int, Tensor] = {}  # a step's numbers, the same for nearly all weights
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                # on the CPU: to read it there is to wait for nothing
+                state["step"] = state.get("step", torch.zeros(())) + 1
+                if self.one_pass:
+                    self._update_in_one_pass(self.one_pass, parameter, group, known)
+                else:
                     self._update(parameter, group)
+
+    def _update_in_one_pass(
+        self, kernel: OnePass, parameter: Parameter, group: dict[str, Any], known: dict[int, Tensor]
+    ) -> None:
+        state, device = self.state[parameter], parameter.device
+        step = int(state["step"])
+        if step not in known:
+            known[step] = kernel.numbers(group, step, device)
+        clip = torch.ones(1, device=device) if self._scale is None else self._scale
+        seed = generator(self._seed, "rounding", self._places[id(parameter)]).initial_seed()
+        kernel(parameter.data, _alike(parameter.grad, parameter), state, known[step], clip, seed)
 
     def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
         weight, state = self.value(parameter), self.state[parameter]
-        if "step" not in state:
-            state["step"] = torch.zeros((), device=parameter.device)
+        gradient = _alike(parameter.grad, parameter).float()
+        if self._scale is not None:
+            gradient = gradient * self._scale
         mean, square = self._moments.read(state, parameter)
         beta1, beta2 = group["betas"]
         adamw(
             [weight],
-            [parameter.grad.float() * self._scale],
+            [gradient],
             [mean],
             [square],
             [],
-            [state["step"]],
+            [(state["step"] - 1).to(parameter.device)],  # which adamw counts up
             # where there is no fused kernel the loop over tensors has the smallest temporaries
             fused=parameter.device.type in ("cpu", "cuda"),
             foreach=False,
@@ -142,4 +178,14 @@ class SplitAdamW(torch.optim.Optimizer):
         order = list(self._parameters())
         self.state.clear()
         for index, held in state_dict["state"].items():
-            self.state[order[index]] = held
+            device = order[index].device
+            self.state[order[index]] = {
+                key: value.to("cpu" if key == "step" else device) for key, value in held.items()
+            }
+
+
+def _alike(gradient: Tensor, parameter: Parameter) -> Tensor:
+    """In the weight's own memory layout: fused updates walk both side by side."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, dtype=gradient.dtype, requires_grad=False).copy_(gradient)
