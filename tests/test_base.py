@@ -174,6 +174,39 @@ def test_more_steps_go_on_and_another_autoencoder_begins_the_unet_anew(trained, 
         assert stages == [("unet", step) for step in (1, 2, 3, 4)]
 
 
+def test_a_start_gives_the_autoencoder_and_the_unet_goes_on_at_another_size(
+    trained, tmp_path
+) -> None:
+    larger = {"recipe": dataclasses.replace(TINY, size=24), "start": trained, "steps": (2, 2)}
+    stages, first, advance = [], {}, Stage.advance
+
+    def watched(stage: Stage):
+        first.setdefault("weights", {k: v.detach().clone() for k, v in stage.parameters.items()})
+        stages.append((stage.name, stage.step + 1))
+        return advance(stage)
+
+    folder = tmp_path / "larger"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "advance", watched)
+        assert train(plan_in(folder, **larger))
+    assert stages == [("unet", 1), ("unet", 2)]
+    unet, _ = read_checkpoint(trained / "unet.safetensors")
+    assert all(torch.equal(unet[f"ema.{name}"], value) for name, value in first["weights"].items())
+    before, after = (packing.trained_tensors(place, TOY) for place in (trained, folder))
+    vae = [name for name in before if name.startswith("vae.") or "taesd" in name]
+    assert vae and all(torch.equal(before[name], after[name]) for name in vae)
+    latents, _ = read_checkpoint(folder / "latents.safetensors")
+    assert latents["latents"].shape == (12, 4, 3, 3)
+    with pytest.raises(BaseFailed, match="another --start"):
+        train(plan_in(folder, **{**larger, "start": folder, "steps": (2, 3)}))
+    with pytest.raises(BaseFailed, match="no .*nowhere.*--start"):
+        train(plan_in(folder, **{**larger, "start": tmp_path / "nowhere"}))
+    packed = tmp_path / "base.npz"
+    packing.pack(folder, packed, TOY)
+    assert show(tmp_path / "grid.png", packed, TOY, rows=1).is_file()
+    assert train(plan_in(tmp_path / "again", **{**larger, "start": packed}))
+
+
 def test_a_stage_learns_and_says_so(tmp_path) -> None:
     module, lines = torch.nn.Linear(4, 1), []
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from pack.benchmarks.picturebook import bench as benching
 from pack.benchmarks.picturebook import contenders, measures
-from pack.benchmarks.picturebook.cases import NEW_SETTINGS, SUBJECTS, Case
+from pack.benchmarks.picturebook.cases import NEW_SETTINGS, SIZE, SUBJECTS, Case, pixels_of
+from pack.benchmarks.picturebook.follow import follow, told_right
 from pack.benchmarks.picturebook.judge import Judge
 from pack.benchmarks.picturebook.sampling import sample_all
 from pack.benchmarks.picturebook.textbook import pairs, schedule, textbook_loss
 from pack.benchmarks.picturebook.trial import Bench, Plan
+from pack.demo.base.pool import EVALUATION_SEED
 from pack.demo.photos import PLACES_SHOWN
-from pack.demo.world import HELD_OUT, SETTINGS
+from pack.demo.world import HELD_OUT, SETTINGS, draw, scene_of
 from pack.trainer.checkpoint import detect, write_checkpoint
 from pack.trainer.model import StableDiffusion
 from pack.trainer.objective import add_noise, alphas_cumprod
@@ -50,7 +52,7 @@ def test_photos_and_true_pictures_are_other_scenes_of_one_subject(tmp_path) -> N
     again = case.photos(tmp_path / "again")
     assert [Path(a).read_bytes() for a in photos] == [Path(b).read_bytes() for b in again]
     true = case.true_pictures(("snow", "sea"), 2)
-    assert true.shape == (4, 3, 64, 64) and -1 <= true.min() < true.max() <= 1
+    assert true.shape == (4, 3, SIZE, SIZE) and -1 <= true.min() < true.max() <= 1
 
 
 # ---- the textbook loop ---------------------------------------------------------------------------
@@ -139,6 +141,26 @@ def test_pictures_depend_on_prompt_and_number_alone(base) -> None:
     all_of_them = sample_all(model, ["a dog", "a cat", "a dog"], **how)
     assert torch.equal(sample_all(model, ["a dog", "a bird"], **how)[0], all_of_them[0])
     assert not torch.equal(all_of_them[0], all_of_them[2])  # another number, other noise
+
+
+def test_what_the_base_follows_is_counted_for_each_class(base, tmp_path) -> None:
+    lines: list[str] = []
+    rows = follow(base, 1, CPU, kinds=("dog", "car"), show=lines.append)
+    assert [row.kind for row in rows] == ["dog", "car", "all"] and len(lines) == 4
+    assert all(share.of == len(NEW_SETTINGS) for share in rows[0].shares)
+    assert [a.right + b.right for a, b in zip(rows[0].shares, rows[1].shares, strict=True)] == [
+        share.right for share in rows[2].shares
+    ]
+    assert rows[2].to_json()["both"]["right"] <= rows[2].to_json()["class"]["right"]
+
+
+def test_the_truth_is_told_right_in_class_and_setting() -> None:
+    scenes = [scene_of(HELD_OUT["car-1"], EVALUATION_SEED + n, s) for n, s in enumerate(SETTINGS)]
+    pictures = (pixels_of([draw(scene, SIZE) for scene in scenes]) + 1) / 2
+    kinds, settings = told_right(Judge.load(), pictures, "car", list(SETTINGS))
+    assert kinds.float().mean() > 0.9 and settings.float().mean() > 0.9
+    wrong, shifted = told_right(Judge.load(), pictures, "cup", [*SETTINGS[1:], SETTINGS[0]])
+    assert not wrong.any() and not shifted.any()
 
 
 def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ...demo.base.pool import EVALUATION_SEED, to_pixels
 from ...demo.photos import draw_photos
+from ...demo.recipe import PICTURE_BOOK
 from ...demo.world import HELD_OUT, PLACES, draw, scene_of
 from ...trainer.images import read_image
 
 IDENTIFIER = "zwx"
-SIZE = 64
+SIZE = PICTURE_BOOK.resolution
 SUBJECTS = ("dog-1", "cat-1", "bird-1", "car-1", "backpack-1", "dog-2")
 NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
 """Where no photo shows the subject: recontextualization in the paper's words."""

@@ -36,6 +36,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--leave-after", type=float, metavar="MINUTES", help="save and stop then; go on later")
     add("--device", help="cuda or cpu; default: cuda where there is one")
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="(.demo/base)")
+    add("--start", type=Path, metavar="DIR|FILE.npz", help="take the autoencoder of this run or "
+        "packed base, and go on with its UNet, at another --size perhaps")  # fmt: skip
     for name, kind in RECIPE.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "RATE")
     add = commands.add_parser("pack").add_argument
@@ -77,7 +79,7 @@ def train(options: argparse.Namespace) -> int:
     minutes = options.minutes or (25.0 if device.type == "cuda" else 480.0)
     plan = base.Plan(
         recipe, options.out.resolve(), device, None if steps else minutes, steps,
-        options.leave_after, rows=8 if device.type == "cuda" else 3,
+        options.leave_after, options.start, rows=8 if device.type == "cuda" else 3,
     )  # fmt: skip
     done = base.train(plan)
     print("finished: python -m demo.base pack" if done else "to be continued: the same command")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ GRID = [
     ]
     for kind in ("dog", "cat", "red car", "bird", "boat", "cup", "house", "flower")
 ]
-SIZE = 64  # pixels of a picture's side, where a packed base does not say
 
 
 def prompts_of(rows: int) -> list[str]:
@@ -48,11 +48,11 @@ def show(out: Path, packed: Path = PACKED, layout: Layout = LAYOUT, rows: int = 
     Raises:
         BaseFailed: there is none, or it is damaged.
     """
-    stored, _ = read_packed(packed)
+    stored, about = read_packed(packed)
     tensors = {name: tensor.float() for name, tensor in unpack_tensors(stored).items()}
     unet, vae = (build(tensors, layout, part) for part in ("unet", "vae"))
     states = TextStates(torch.device("cpu"), layout)
-    page = sample_grid(unet, vae, states, rows, SIZE // 8)
+    page = sample_grid(unet, vae, states, rows, json.loads(about["unet.recipe"])["size"] // 8)
     larger = (page.width * 3 // 2, page.height * 3 // 2)
     save_small(page.resize(larger, Image.Resampling.LANCZOS), out)
     return out

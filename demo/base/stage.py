@@ -119,8 +119,8 @@ class Stage:
         self.recipe.check(metadata["recipe"], self.name)
         if metadata.get("origin", "") != self.origin:
             raise BaseFailed(
-                f"{self.file} learned from another autoencoder than the one beside it: move it"
-                " away, and it begins anew"
+                f"{self.file} learned from another autoencoder than the one beside it, or began"
+                " with another --start: give the same, or move it away, and it begins anew"
             )
         for name, value in json.loads(metadata["position"]).items():
             setattr(self, name, value)

@@ -13,15 +13,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ...trainer.checkpoint import Layout, read_checkpoint, weights_digest, write_checkpoint
+from ...trainer.checkpoint import (
+    Layout,
+    build,
+    read_checkpoint,
+    weights_digest,
+    write_checkpoint,
+)
 from ...trainer.images import to_image
 from ..random_base import LAYOUT
 from ..world.sheet import tile
 from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_start
 from .diffusion import DiffusionLoss
 from .grid import GRID, prompts_of, sample_grid
+from .pack import read_packed, trained_tensors, unpack_tensors
 from .pool import captions_of, load_pool, to_pixels
-from .recipe import VAE_DECAY, Recipe, has_fast_bf16
+from .recipe import VAE_DECAY, BaseFailed, Recipe, has_fast_bf16
 from .stage import Budget, Stage, run
 from .states import TextStates
 
@@ -39,6 +46,9 @@ class Plan:
     steps: tuple[int, int] | None = None
     """Of the autoencoder and of the UNet."""
     leave_after: float | None = None
+    start: Path | None = None
+    """A folder of a run, or a packed base, of any size: its autoencoder is taken as it is, its UNet
+    goes on learning at this recipe's size (progressive growing; both are convolutional)."""
     layout: Layout = LAYOUT
     rows: int = len(GRID)
 
@@ -47,7 +57,7 @@ class Plan:
         self.bf16 = has_fast_bf16(self.device)
 
     def budget(self, stage: int) -> Budget:
-        share = (VAE_SHARE, 1 - VAE_SHARE)[stage]
+        share = 1.0 if self.start else (VAE_SHARE, 1 - VAE_SHARE)[stage]
         leave = self.started + self.leave_after * 60 if self.leave_after else float("inf")
         return Budget(
             steps=self.steps[stage] if self.steps else None,
@@ -59,13 +69,36 @@ class Plan:
 
 def train(plan: Plan) -> bool:
     """True when both stages are finished, False where it left early."""
+    start = read_start(plan.start, plan.layout) if plan.start else {}
     plan.folder.mkdir(parents=True, exist_ok=True)
     show(f"pictures: {plan.recipe.pool} of {plan.recipe.size} pixels")
     pictures = load_pool(plan.folder, plan.recipe)
     if plan.device.type == "cuda":
         pictures = pictures.to(plan.device)
-    vae = train_autoencoder(plan, pictures)
-    return vae is not None and train_unet(plan, pictures, vae)
+    vae = take_autoencoder(plan, start) if start else train_autoencoder(plan, pictures)
+    return vae is not None and train_unet(plan, pictures, vae, start)
+
+
+def read_start(path: Path, layout: Layout) -> dict[str, Tensor]:
+    """UNet and autoencoder to begin with, in fp32 under the file's names.
+
+    Raises:
+        BaseFailed: there is neither a run nor a packed base.
+    """
+    if path.is_dir():
+        return trained_tensors(path, layout)
+    if not path.is_file():
+        raise BaseFailed(f"there is no {path}: give --start a run's folder or a packed base")
+    stored, _ = read_packed(path)
+    return {name: tensor.float() for name, tensor in unpack_tensors(stored).items()}
+
+
+def take_autoencoder(plan: Plan, start: dict[str, Tensor]) -> nn.Module:
+    """The start's, kept beside the UNet for ``pack``."""
+    vae = build(start, plan.layout, "vae").to(plan.device)
+    tensors = {f"ema.{name}": value for name, value in vae.state_dict().items()}
+    write_checkpoint(plan.folder / "vae.safetensors", tensors, {"taken_from": plan.start.name})
+    return vae.requires_grad_(False)
 
 
 def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
@@ -93,12 +126,17 @@ def train_autoencoder(plan: Plan, pictures: Tensor) -> nn.Module | None:
     return vae.requires_grad_(False)
 
 
-def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module) -> bool:
+def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module, start: dict[str, Tensor]) -> bool:
     recipe, origin = plan.recipe, weights_digest(vae.state_dict())
     latents = pool_latents(plan, vae, pictures, origin)
     show(f"latents: mean {latents.mean():.3f}, std {latents.std():.3f}")
     states, captions = caption_states(plan)
-    unet = _placed(fresh("unet", recipe.seed + 1, plan.layout), plan.device)
+    if start:
+        unet = build(start, plan.layout, "unet")
+        origin += " " + weights_digest(unet.state_dict())
+    else:
+        unet = fresh("unet", recipe.seed + 1, plan.layout)
+    unet = _placed(unet, plan.device)
     loss = DiffusionLoss(unet, latents, captions, states, recipe, plan.bf16)
     stage = Stage("unet", unet, loss, recipe.unet_lr, recipe.unet_batch, recipe, plan.folder,
                   recipe.decay, show, origin=origin)  # fmt: skip
