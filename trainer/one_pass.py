@@ -29,7 +29,7 @@ DECAY, RATE, ROOT, STEP = (tl.constexpr(n) for n in range(4))
 @triton.jit
 def _nearest(value, table):
     """Index of the nearest of 256 rising numbers."""
-    low = (value * 0).to(tl.int32)
+    low = tl.zeros_like(value).to(tl.int32)
     for bit in tl.static_range(8):
         middle = low + (128 >> bit)
         low = tl.where(value >= tl.load(table + middle), middle, low)
@@ -64,11 +64,14 @@ def _write(value, moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIG
 @triton.jit(do_not_specialize=["count", "seed"])
 def _adamw(
     weight, remainder, gradient, mean, mean_scale, square, square_scale, signed, unsigned,
-    numbers, clip, count, seed, beta1, beta2, eps,
+    numbers, clip, count, seed, share1, beta2, share2, eps,
     HALF: tl.constexpr, EIGHT: tl.constexpr, LEAN: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program's ``ROWS × BLOCK`` values; bf16 tensors come as int16, the bits they are."""
+    """A program's ``ROWS × BLOCK`` values; bf16 tensors come as int16, the bits they are.
+
+    ``share1``, ``share2``: 1 − β, which fp32 would round if it were taken here.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = row[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = at < count
@@ -83,8 +86,8 @@ def _adamw(
 
     m = _read(mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
     v = _read(square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
-    m = m + (g - m) * (1 - beta1)
-    v = v * beta2 + g * g * (1 - beta2)
+    m = m + (g - m) * share1
+    v = v * beta2 + g * g * share2
     _write(m, mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
     _write(v, square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
     w = w * tl.load(numbers + DECAY)
@@ -151,7 +154,8 @@ class OnePass:
             gradient.view(torch.int16) if half else gradient,
             mean, numbers if mean_scale is None else mean_scale,
             square, numbers if square_scale is None else square_scale,
-            signed, unsigned, numbers, clip, count, seed, *self._betas, self._eps,
+            signed, unsigned, numbers, clip, count, seed,
+            1 - self._betas[0], self._betas[1], 1 - self._betas[1], self._eps,
             HALF=half, EIGHT=eight, LEAN=remainder is None, ROWS=ROWS, BLOCK=BLOCK,
         )  # fmt: skip
 
