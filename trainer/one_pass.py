@@ -2,12 +2,13 @@
 
 Clip scale, decay, moments, update and rounding of a weight, and its moments' way out of 8 bits and
 back, without a temporary of the weight's size. It computes what :mod:`split_adamw` computes with
-torch, which is its oracle; what differs from step to step lies in tensors, so it can be captured.
+torch, which is its oracle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def _read(moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIGHT: tl.c
     if EIGHT:
         code = tl.load(moment + at, mask=at < count, other=0).to(tl.int32)
         largest = tl.load(scale + row, mask=row * BLOCK < count, other=0.0)
-        value = tl.load(table + code) * largest[:, None]
+        # nothing outside of the weight: it would count among the largest of its block
+        value = tl.load(table + code, mask=at < count, other=0.0) * largest[:, None]
     else:
         value = tl.load(moment + at, mask=at < count, other=0.0)
     return value
@@ -61,7 +63,7 @@ def _write(value, moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIG
         tl.store(moment + at, value, mask=at < count)
 
 
-@triton.jit(do_not_specialize=["count", "seed"])
+@triton.jit(do_not_specialize=["seed"])
 def _adamw(
     weight, remainder, gradient, mean, mean_scale, square, square_scale, signed, unsigned,
     numbers, clip, count, seed, share1, beta2, share2, eps,
@@ -148,16 +150,18 @@ class OnePass:
         eight = mean_scale is not None
         signed, unsigned = self._tables(weight.device) if eight else (numbers, numbers)
         count = weight.numel()
-        _adamw[(triton.cdiv(count, ROWS * BLOCK),)](
-            weight.view(torch.int16),
-            numbers if remainder is None else remainder,
-            gradient.view(torch.int16) if half else gradient,
-            mean, numbers if mean_scale is None else mean_scale,
-            square, numbers if square_scale is None else square_scale,
-            signed, unsigned, numbers, clip, count, seed,
-            1 - self._betas[0], self._betas[1], 1 - self._betas[1], self._eps,
-            HALF=half, EIGHT=eight, LEAN=remainder is None, ROWS=ROWS, BLOCK=BLOCK,
-        )  # fmt: skip
+        beta1, beta2 = self._betas
+        with _on_device_of(weight):
+            _adamw[(triton.cdiv(count, ROWS * BLOCK),)](
+                weight.view(torch.int16),
+                numbers if remainder is None else remainder,
+                gradient.view(torch.int16) if half else gradient,
+                mean, numbers if mean_scale is None else mean_scale,
+                square, numbers if square_scale is None else square_scale,
+                signed, unsigned, numbers, clip, count, seed,
+                1 - beta1, beta2, 1 - beta2, self._eps,
+                HALF=half, EIGHT=eight, LEAN=remainder is None, ROWS=ROWS, BLOCK=BLOCK,
+            )  # fmt: skip
 
     def _moment(
         self, weight: Tensor, state: dict[str, Any], name: str
@@ -176,3 +180,8 @@ class OnePass:
         if device not in self._on:
             self._on[device] = [table.to(device) for table in self._maps]
         return self._on[device]
+
+
+def _on_device_of(weight: Tensor) -> AbstractContextManager:
+    """Triton launches on the current card, not on the weight's."""
+    return torch.cuda.device(weight.device) if weight.is_cuda else nullcontext()

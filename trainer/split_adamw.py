@@ -116,7 +116,9 @@ class SplitAdamW(torch.optim.Optimizer):
         if step not in known:
             known[step] = kernel.numbers(group, step, device)
         clip = torch.ones(1, device=device) if self._scale is None else self._scale
-        seed = generator(self._seed, "rounding", self._places[id(parameter)]).initial_seed()
+        seed = 0
+        if self.lean:
+            seed = generator(self._seed, "rounding", self._places[id(parameter)]).initial_seed()
         kernel(parameter.data, _alike(parameter.grad, parameter), state, known[step], clip, seed)
 
     def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
