@@ -60,7 +60,7 @@ NOTHING_LEARNED = """
   noise, and "after" shows no more than a short run picks up: colours and rough places of the
   photos."""
 PICTURES_ONLY = """
-  The base of this run is a small network that was taught to draw picture-book things, 64 pixels
+  The base of this run is a small network that was taught to draw picture-book things, 96 pixels
   wide, and nothing else."""
 YOUR_OWN = """\
   For real pictures:

@@ -18,6 +18,7 @@ from .world import HELD_OUT
 
 TEMPLATE = "dreambooth_demo"
 TEMPLATES = "dreambooth-demo"  # a pack of its own, so that the page can load the very graph
+NOUN = "dog"  # of photos whose kind is not said
 PHOTOS = "demo_photos"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -74,7 +75,7 @@ def prepare_inputs(options: argparse.Namespace, server: ComfyServer) -> Plan:
         base=base,
         recipe=recipe,
         identifier=options.identifier,
-        noun=options.noun or HELD_OUT[options.subject].kind,
+        noun=options.noun or (NOUN if options.images else HELD_OUT[options.subject].kind),
         steps=options.steps or recipe.steps,
         resolution=options.resolution or recipe.resolution,
         class_images=recipe.class_images

@@ -42,15 +42,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     photos("--images", type=Path, metavar="FOLDER", help="photos of your subject")
     photos(
         "--subject",
-        default="dog-1",
+        default="car-1",
         metavar="NAME",
-        help="without --images: five drawn pictures of this one (dog-1);\n"
-        "also cat-1, car-1, teapot-1 ...: a wrong name lists them",
+        help="without --images: five drawn pictures of this one (car-1);\n"
+        "also dog-1, cat-1, teapot-1 ...: a wrong name lists them",
     )
     add("--identifier", default="zwx", help="the rare word that will name it (zwx)")
-    add("--class", dest="noun", help="what kind of thing it is (dog; with --subject its own kind)")
-    add("--steps", type=int, help="optimizer steps (150; with --checkpoint 400)")
-    add("--resolution", type=int, help="pixels (64; with --checkpoint 512)")
+    add(
+        "--class",
+        dest="noun",
+        help="what kind of thing it is (dog; of drawn pictures their own kind)",
+    )
+    add("--steps", type=int, help="optimizer steps (120; with --checkpoint 400)")
+    add("--resolution", type=int, help="pixels (96; with --checkpoint 512)")
     add(
         "--class-images",
         type=int,

@@ -27,7 +27,7 @@ def test_photos_of_another_seed_subject_or_size_differ(tmp_path: Path) -> None:
     sets = [
         draw_photos(tmp_path / "a", **small),
         draw_photos(tmp_path / "b", seed=1, **small),
-        draw_photos(tmp_path / "c", "car-1", **small),
+        draw_photos(tmp_path / "c", "dog-1", **small),
     ]
     for one, other in itertools.combinations(sets, 2):
         assert all(a.read_bytes() != b.read_bytes() for a, b in zip(one, other, strict=True))
