@@ -51,7 +51,9 @@ def test_round_trip_of_the_least_net_the_host_loads() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "bk_base", "bk_small", "bk_tiny"])
+@pytest.mark.parametrize(
+    "kind", ["full", "bk_base", "bk_small", "bk_tiny", "full_sd2", "full_sd21", "vega"]
+)
 def test_round_trip_of_real_sizes(kind: str) -> None:
     assert_round_trip(random_checkpoint(kind, "kl"))
 
