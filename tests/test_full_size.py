@@ -1,4 +1,4 @@
-"""Full-size SD 1.5 through the shell entry, and what it holds. Slow: run it by its own command,
+"""A full-size SD 1.5 step through the shell entry, within 20 GiB. Slow: run it by its own command,
 
 python tests/run.py --slow tests/test_full_size.py -s
 """
@@ -18,24 +18,11 @@ from test_checkpoint_parity import make_inputs, ours, relative_error, run_host
 from toy import make_concept, make_job
 
 ROOT = Path(__file__).resolve().parent.parent
-UNET_ALONE = {"trains": "unet"}
-EXACT = {"weights": "exact"}
-LIMITS_GIB = [  # options, peak of the resident memory
-    pytest.param({}, 20.0, id="fp32"),
-    pytest.param(UNET_ALONE, 16.0, id="fp32, unet"),
-    pytest.param(EXACT, 16.0, id="exact"),
-    pytest.param(EXACT | UNET_ALONE, 14.0, id="exact, unet"),
-    pytest.param(EXACT | {"optimizer": "adamw8bit"}, 12.0, id="exact, adamw8bit"),
-]
+LIMIT_GIB = 20.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "limit"), LIMITS_GIB)
-def test_a_full_size_step_fits_and_loads_in_the_host(
-    tmp_path: Path, comfyui: Path, options: dict, limit: float
-) -> None:
-    if options.get("optimizer") == "adamw8bit":
-        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+def test_a_full_size_step_fits_and_loads_in_the_host(tmp_path: Path, comfyui: Path) -> None:
     base = tmp_path / "base.safetensors"
     write_checkpoint(base, random_checkpoint("full", vae="kl", dtype=torch.float16), {})
     job = make_job(
@@ -44,7 +31,6 @@ def test_a_full_size_step_fits_and_loads_in_the_host(
         steps=2,
         learning_rate=1e-3,
         text_encoder_learning_rate=1e-3,
-        **options,
     )
     values = json.loads(job.to_json()) | {"base": str(base)}
     (tmp_path / "job.json").write_text(json.dumps(values))
@@ -54,21 +40,14 @@ def test_a_full_size_step_fits_and_loads_in_the_host(
     seconds = time.perf_counter() - began
     lines = (tmp_path / "runs" / "toy" / "log.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step_seconds"] for line in lines]
-    sys.stdout.write(
-        f"\nfull size {options}: {seconds:.0f} s, steps {steps}, peak {peak:.1f} GiB\n"
-    )
-    assert peak < limit and len(steps) == 2
+    sys.stdout.write(f"\nfull size: {seconds:.0f} s, steps {steps}, peak {peak:.1f} GiB\n")
+    assert peak < LIMIT_GIB and len(steps) == 2
 
     made = tmp_path / "checkpoints" / "toy.safetensors"
     before, after = read_checkpoint(base)[0], read_checkpoint(made)[0]
     assert before.keys() == after.keys()
     assert {t.dtype for t in after.values()} == {torch.float16}
-    text_learns = options.get("trains") != "unet"
-    for prefix, changes in (
-        ("model.", True),
-        ("cond_stage_model.", text_learns),
-        ("first_", False),
-    ):
+    for prefix, changes in (("model.", True), ("cond_stage_model.", True), ("first_", False)):
         keys = [key for key in before if key.startswith(prefix)]
         changed = sum(not torch.equal(before[key], after[key]) for key in keys)
         assert (changed > 0.9 * len(keys)) if changes else (changed == 0)
