@@ -40,8 +40,8 @@ RANDOM = Recipe(
     note="The base is a small random network: it can pick up colours and places, no more.",
 )
 
-# Measured on one subject (tests/test_teaching.py), not by the whole benchmarks/quality.py yet. The
-# base was made at 96 pixels.
+# Tried; only the short bench is measured, on one subject (docs/BENCHMARKS.md). The whole one is
+# benchmarks/quality.py. The base was made at 96 pixels.
 # Its text encoder comes from a seed: training that as well would have nothing to build on.
 PICTURE_BOOK = Recipe(
     steps=120,

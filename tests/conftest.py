@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="full-size test: pass --slow"))
+            item.add_marker(pytest.mark.skip(reason="slow: pass --slow"))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from pack.demo.base import pack as packing
 from pack.demo.base.autoencoder import balance, fresh, head_start, reconstruction, spread
 from pack.demo.base.grid import GRID, show
 from pack.demo.base.pool import captions_of, load_pool, picture_file, seeds, to_pixels
-from pack.demo.base.recipe import BaseFailed, Recipe, learning_rate, recipe_for
-from pack.demo.base.stage import Budget, Stage, run
+from pack.demo.base.recipe import BaseFailed, Recipe
+from pack.demo.base.stage import Budget, Stage
 from pack.demo.base.states import TextStates
 from pack.demo.base.text import text_tensors
 from pack.demo.base.train import Plan, train
@@ -97,23 +97,6 @@ def test_several_processes_draw_the_same_pool(tmp_path) -> None:
 
 
 # ---- stages --------------------------------------------------------------------------------------
-
-
-def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
-    rates = [learning_rate(1.0, step, 1000) for step in range(1000)]
-    assert rates[0] == 0.01 and rates[99] == rates[600] == 1.0
-    assert rates[-1] < 1e-4 and rates[850] == pytest.approx(0.5, abs=0.01)
-    assert learning_rate(1.0, 300, None) == 1.0
-
-
-def test_a_recipe_refuses_what_another_began() -> None:
-    with pytest.raises(BaseFailed, match="unet_lr"):
-        TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json(), "unet")
-    TINY.check(dataclasses.replace(TINY, unet_lr=1.0).to_json(), "vae")  # it does not care
-    with pytest.raises(BaseFailed, match="multiple of 8"):
-        recipe_for(CPU, size=60)
-    assert recipe_for(CPU, size=96, seed=None).size == 96
-    assert recipe_for(CPU).unet_batch < recipe_for(torch.device("cuda")).unet_batch
 
 
 def test_stopping_and_going_on_is_the_same_as_never_stopping(trained, tmp_path) -> None:
@@ -205,37 +188,6 @@ def test_a_start_gives_the_autoencoder_and_the_unet_goes_on_at_another_size(
     packing.pack(folder, packed, TOY)
     assert show(tmp_path / "grid.png", packed, TOY, rows=1).is_file()
     assert train(plan_in(tmp_path / "again", **{**larger, "start": packed}))
-
-
-def test_a_stage_learns_and_says_so(tmp_path) -> None:
-    module, lines = torch.nn.Linear(4, 1), []
-    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    stage = Stage("line", module, lambda step: (module(x) - x[:, :1]).square().mean(), 0.05, 64,
-                  TINY, tmp_path, 0.9, lines.append)  # fmt: skip
-    pictures = []
-    assert run(stage, Budget(steps=200, pictures=4), lambda: pictures.append(stage.step))
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").open()]
-    assert losses[-1] < 0.01 * losses[0] and pictures == [50, 100, 150, 200]
-    assert "200/200" in lines[-1] and "images/s" in lines[-1]
-    module.load_state_dict(stage.averaged())
-    assert (module(x) - x[:, :1]).square().mean() < 0.05
-
-
-def test_minutes_become_steps_by_the_pace(tmp_path) -> None:
-    module, lines = torch.nn.Linear(1, 1), []
-    stage = Stage("pace", module, lambda step: module(torch.ones(1, 1)).sum(), 0.01, 1, TINY,
-                  tmp_path, 0.9, lines.append)  # fmt: skip
-    run(stage, Budget(seconds=0.2), lambda: None)
-    assert stage.finished and stage.steps >= 30 and any("ms a step" in line for line in lines)
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path) -> None:
-    module = torch.nn.Linear(1, 1)
-    stage = Stage("bad", module, lambda step: module(torch.ones(1, 1)).sum() * float("nan"), 0.01,
-                  1, TINY, tmp_path, 0.9)  # fmt: skip
-    with pytest.raises(BaseFailed, match="loss is nan at step 20"):
-        run(stage, Budget(steps=40), lambda: None)
-    assert not stage.file.exists()
 
 
 def test_an_autoencoder_starts_with_unit_latents_and_the_right_colours(tmp_path) -> None:

@@ -200,6 +200,33 @@ def test_it_is_tried_before_it_is_trusted(monkeypatch, moments, lean) -> None:
         assert not kernel.compare(like, DEVICE) <= kernel.NEAR, factor
 
 
+def test_a_fault_is_said_in_words(monkeypatch) -> None:
+    def like(weights: list[Parameter]) -> SplitAdamW:
+        return optimizer_of(weights, WholeMoments())
+
+    assert kernel.fault(like, DEVICE) == ""
+    for distance in (0.5, float("nan")):
+        monkeypatch.setattr(kernel, "compare", lambda *_, d=distance: d)
+        assert f"is {distance:.2g} of a step from torch's" in kernel.fault(like, DEVICE)
+
+    def raises(error: Exception):
+        def broken(*given: object) -> float:
+            raise error
+
+        return broken
+
+    for error in (AssertionError("libcuda.so cannot found!"), OSError("a\nno compiler"),
+                  RuntimeError()):  # fmt: skip
+        monkeypatch.setattr(kernel, "compare", raises(error))
+        last = (str(error).splitlines() or ["RuntimeError"])[-1]
+        assert kernel.fault(like, DEVICE).endswith(f"does not work on {DEVICE}: {last}")
+    monkeypatch.setattr(kernel, "compare", raises(torch.OutOfMemoryError("full")))
+    with pytest.raises(torch.OutOfMemoryError):
+        kernel.fault(like, DEVICE)
+    monkeypatch.setitem(sys.modules, "pack.trainer.one_pass", None)  # cannot be imported
+    assert kernel.fault(like, DEVICE).startswith("Triton is not installed")
+
+
 COMPILE = """
 import sys, types
 pack = types.ModuleType("pack")

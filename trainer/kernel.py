@@ -29,11 +29,23 @@ def use_one_pass(optimizer: SplitAdamW, like: Like) -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         optimizer.slow_because = "TRITON_INTERPRET is set"
         return
+    optimizer.slow_because = fault(like, device)
+    if not optimizer.slow_because:
+        from .one_pass import make_one_pass  # not at the top: Triton may be missing
+
+        optimizer.one_pass = make_one_pass(optimizer)
+
+
+def fault(like: Like, device: torch.device) -> str:
+    """Why the kernel can not be used on a device, in words; empty where it can.
+
+    Raises:
+        torch.OutOfMemoryError: not even small weights fit, which says nothing of the kernel.
+    """
     try:
-        from .one_pass import TritonError, make_one_pass
+        from .one_pass import TritonError
     except ImportError as error:
-        optimizer.slow_because = f"Triton is not installed ({error})"
-        return
+        return f"Triton is not installed ({error})"
     # what Triton raises where it finds no compiler, no driver or no folder for its results
     failures = (RuntimeError, OSError, ValueError, AssertionError, ImportError, TritonError,
                 subprocess.SubprocessError)  # fmt: skip
@@ -43,29 +55,26 @@ def use_one_pass(optimizer: SplitAdamW, like: Like) -> None:
         raise
     except failures as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        optimizer.slow_because = f"the update in one pass does not work on {device}: {reason[-1]}"
-        return
+        return f"the update in one pass does not work on {device}: {reason[-1]}"
     if distance <= NEAR:  # not so if it is no number
-        optimizer.one_pass = make_one_pass(optimizer)
-    else:
-        said = f"is {distance:.2g} of a step from what torch computes on {device}"
-        optimizer.slow_because = f"the update in one pass {said}"
+        return ""
+    return f"the update in one pass is {distance:.2g} of a step from torch's on {device}"
 
 
 def compare(like: Like, device: torch.device) -> float:
     """How far both are apart after a few updates, in steps of the learning rate."""
     start = _updated(like, device, steps=0)
-    torchs, kernels = (_updated(like, device, STEPS, k) for k in (False, True))
-    difference = (kernels - torchs) / (RATE * STEPS)
-    if like([Parameter(torch.ones(1))]).lean:
+    torchs, kernels = (_updated(like, device, STEPS, by_kernel) for by_kernel in (False, True))
+    difference = (_values(kernels) - _values(torchs)) / (RATE * STEPS)
+    if torchs.lean:
         # rounded at random, weights agree on average: along the way that they went
-        return float((difference * (torchs - start).sign()).mean().abs())
+        return float((difference * (_values(torchs) - _values(start)).sign()).mean().abs())
     # not the largest: an 8-bit number in the middle of two may go either way
     return float(difference.square().mean().sqrt())
 
 
-def _updated(like: Like, device: torch.device, steps: int, by_kernel: bool = False) -> Tensor:
-    """All values of the tried weights, ``[N]`` fp32."""
+def _updated(like: Like, device: torch.device, steps: int, by_kernel: bool = False) -> SplitAdamW:
+    """An optimizer of the tried weights after some updates, the same draws each time."""
     from .one_pass import make_one_pass
 
     g = torch.Generator().manual_seed(0)
@@ -80,4 +89,10 @@ def _updated(like: Like, device: torch.device, steps: int, by_kernel: bool = Fal
             weight.grad = gradient.to(device, weight.dtype)
         optimizer.clip(1.0)
         optimizer.step()
+    return optimizer
+
+
+def _values(optimizer: SplitAdamW) -> Tensor:
+    """All weights, ``[N]`` fp32."""
+    weights = optimizer.param_groups[0]["params"]
     return torch.cat([optimizer.value(weight).flatten() for weight in weights])

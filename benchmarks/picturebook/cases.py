@@ -21,7 +21,6 @@ SIZE = PICTURE_BOOK.resolution
 SUBJECTS = ("dog-1", "cat-1", "bird-1", "car-1", "backpack-1", "dog-2")
 NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
 """Where no photo shows the subject: recontextualization in the paper's words."""
-CLASS_IMAGES = 32
 CLASS_PHRASINGS = ("a photo of {}", "{}")
 
 

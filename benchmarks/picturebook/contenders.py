@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from ...demo.recipe import PICTURE_BOOK
-from ...trainer.checkpoint import detect, read_checkpoint
+from ...trainer.checkpoint import read_checkpoint
 from ...trainer.config import UNET_AND_TEXT_ENCODER, Concept, Job, TrainConfig
 from ...trainer.events import Event, Saved, Step
 from ...trainer.loop import train
 from ...trainer.model import StableDiffusion
 from .cases import SIZE, Case, read_photos
+from .sampling import load_model
 from .textbook import TextbookConfig, train_textbook
 
 
@@ -32,11 +33,7 @@ class Material:
     device: torch.device
 
     def model(self, file: Path | None = None) -> StableDiffusion:
-        tensors, _ = read_checkpoint(file or self.base)
-        model = StableDiffusion(tensors, detect(tensors))
-        for module in model.parts.values():
-            module.to(self.device).eval()
-        return model
+        return load_model(file or self.base, self.device)
 
 
 @dataclass(frozen=True)

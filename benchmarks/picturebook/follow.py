@@ -16,13 +16,12 @@ from torch import Tensor
 from ...demo.base.pool import EVALUATION_SEED
 from ...demo.recipe import PICTURE_BOOK
 from ...demo.world import CLASSES, PLACES, draw, scene_of, subject
-from ...trainer.checkpoint import detect, read_checkpoint
 from ...trainer.model import StableDiffusion
 from .cases import NEW_SETTINGS, SIZE, pixels_of
 from .judge import PLACES as NAMED
 from .judge import Judge
 from .judge_exam import Share
-from .sampling import from_bytes, sample_all, to_bytes
+from .sampling import from_bytes, load_model, sample_all, to_bytes
 
 COLUMNS = ("class", "setting", "both", "class, true pictures")
 
@@ -63,18 +62,23 @@ def follow(
     kinds: Iterable[str] = CLASSES,
     show: Callable[[str], None] = print,
 ) -> list[Followed]:
-    """A line for each class, all together last. ``each``: pictures of a class in a setting."""
-    tensors, _ = read_checkpoint(base)
-    model, judge = StableDiffusion(tensors, detect(tensors)), Judge.load()
-    for module in model.parts.values():
-        module.to(device).eval()
+    """A line for each class, all together last.
+
+    Args:
+        each: pictures of a class in a setting.
+
+    Raises:
+        CheckpointError, JudgeError, OSError: the base's file or the judge's cannot be read.
+    """
+    model, judge = load_model(base, device), Judge.load()
     asked, rows = [s for s in NEW_SETTINGS for _ in range(each)], []
     show(" " * 10 + "".join(f"{name:20}" for name in COLUMNS))
     for kind in kinds:
         rows.append(follow_kind(model, judge, kind, asked, device))
         show(str(rows[-1]))
     columns = zip(*(row.shares for row in rows), strict=True)
-    rows.append(Followed("all", *(total(column) for column in columns)))
+    sums = (Share(sum(s.right for s in c), sum(s.of for s in c)) for c in columns)
+    rows.append(Followed("all", *sums))
     show(str(rows[-1]))
     return rows
 
@@ -88,7 +92,8 @@ def follow_kind(
     )  # fmt: skip
     kinds, settings = told_right(judge, from_bytes(drawn), kind, asked)
     true, _ = told_right(judge, true_pictures(model, kind, asked, device), kind, asked)
-    return Followed(kind, *(count(right) for right in (kinds, settings, kinds & settings, true)))
+    told = (kinds, settings, kinds & settings, true)
+    return Followed(kind, *(Share.count(right) for right in told))
 
 
 @torch.no_grad()
@@ -111,12 +116,3 @@ def told_right(
     verdict = judge(pictures)
     wanted = torch.tensor([NAMED.index(setting) for setting in asked])
     return verdict.kinds == CLASSES.index(kind), verdict.settings == wanted
-
-
-def count(right: Tensor) -> Share:
-    return Share(int(right.sum()), len(right))
-
-
-def total(shares: Iterable[Share]) -> Share:
-    shares = list(shares)
-    return Share(sum(share.right for share in shares), sum(share.of for share in shares))

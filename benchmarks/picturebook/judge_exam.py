@@ -128,6 +128,11 @@ class Share:
     right: int
     of: int
 
+    @classmethod
+    def count(cls, *right: Tensor) -> Share:
+        """Of all entries of some ``[B]`` bool."""
+        return cls(sum(int(r.sum()) for r in right), sum(map(len, right)))
+
     @property
     def value(self) -> float:
         return self.right / self.of
@@ -185,14 +190,11 @@ def report(answers: Sequence[Answers], threshold: float) -> Report:
     def told(wrong: Tensor) -> Share:
         return Share(hits + int((wrong <= threshold).sum()), len(own) + len(wrong))
 
-    def share(right: Sequence[Tensor]) -> Share:
-        return Share(sum(int(r.sum()) for r in right), sum(map(len, right)))
-
     return Report(
         told(others),
         told(near),
-        share([a.kinds for a in answers]),
-        share([a.settings for a in answers]),
+        Share.count(*(a.kinds for a in answers)),
+        Share.count(*(a.settings for a in answers)),
         sum(auc(a.likeness["own"], a.likeness["others"]) for a in answers) / len(answers),
         sum(auc(a.likeness["own"], a.likeness["near"]) for a in answers) / len(answers),
     )
@@ -204,10 +206,7 @@ def any_scenes(judge: Judge, count: int) -> tuple[Share, Share]:
     verdict = judge(to_unit(draw_all(scenes)))
     kinds = torch.tensor([CLASSES.index(s.kind) for s in scenes])
     settings = torch.tensor([PLACES.index(s.setting) for s in scenes])
-    return (
-        Share(int((verdict.kinds == kinds).sum()), count),
-        Share(int((verdict.settings == settings).sum()), count),
-    )
+    return Share.count(verdict.kinds == kinds), Share.count(verdict.settings == settings)
 
 
 def examine(judge: Judge, cases: Mapping[str, Case], damaged: bool) -> Report:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from ...trainer.checkpoint import detect, read_checkpoint
 from ...trainer.conditioning import Conditioning
 from ...trainer.model import StableDiffusion
 from ...trainer.preview import scheduler
 from ...trainer.randomness import generator
 
 BATCH = 8
+
+
+def load_model(file: Path, device: torch.device) -> StableDiffusion:
+    """A checkpoint, ready to compute with."""
+    tensors, _ = read_checkpoint(file)
+    model = StableDiffusion(tensors, detect(tensors))
+    for module in model.parts.values():
+        module.to(device).eval()
+    return model
 
 
 @torch.no_grad()

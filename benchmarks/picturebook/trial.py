@@ -16,7 +16,7 @@ from torch import Tensor
 from ...trainer.images import to_image
 from .cases import SIZE, Case
 from .contenders import Contender, Mark, Material
-from .sampling import from_bytes, sample_all
+from .sampling import from_bytes, load_model, sample_all
 
 VERSION = 1  # of what a trial does; a new one makes all pictures anew
 
@@ -104,7 +104,7 @@ class Bench:
         file = self.folder / "seen" / f"{case.name}-{digest_of(pictures.numpy().tobytes())}.npz"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            model = Material(case, self.base, [], [], self.folder, self.device).model()
+            model = load_model(self.base, self.device)
             with torch.no_grad():
                 mean, _ = model.encode_images(pictures.to(self.device))
                 out = model.decode_latents(mean).add(1).div(2).clamp(0, 1)

@@ -15,7 +15,7 @@ from ..random_base import LAYOUT
 from ..world import PLACES
 from ..world.sheet import save_small, tile
 from .diffusion import sample
-from .pack import PACKED, read_packed, unpack_tensors
+from .pack import PACKED, packed_weights
 from .states import TextStates
 
 GRID = [
@@ -48,8 +48,7 @@ def show(out: Path, packed: Path = PACKED, layout: Layout = LAYOUT, rows: int = 
     Raises:
         BaseFailed: there is none, or it is damaged.
     """
-    stored, about = read_packed(packed)
-    tensors = {name: tensor.float() for name, tensor in unpack_tensors(stored).items()}
+    tensors, about = packed_weights(packed)
     unet, vae = (build(tensors, layout, part) for part in ("unet", "vae"))
     states = TextStates(torch.device("cpu"), layout)
     page = sample_grid(unet, vae, states, rows, json.loads(about["unet.recipe"])["size"] // 8)

@@ -149,6 +149,12 @@ def read_packed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata
 
 
+def packed_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """UNet and autoencoder of the archive in fp32 under the file's names, and its metadata."""
+    stored, about = read_packed(path)
+    return {name: tensor.float() for name, tensor in unpack_tensors(stored).items()}, about
+
+
 def expand(out: Path, packed: Path = PACKED, layout: Layout = LAYOUT) -> Path:
     """Writes the single-file fp16 checkpoint; the same bytes every time."""
     if not packed.is_file():

@@ -26,7 +26,7 @@ from ..world.sheet import tile
 from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_start
 from .diffusion import DiffusionLoss
 from .grid import GRID, prompts_of, sample_grid
-from .pack import read_packed, trained_tensors, unpack_tensors
+from .pack import packed_weights, trained_tensors
 from .pool import captions_of, load_pool, to_pixels
 from .recipe import VAE_DECAY, BaseFailed, Recipe, has_fast_bf16
 from .stage import Budget, Stage, run
@@ -83,14 +83,13 @@ def read_start(path: Path, layout: Layout) -> dict[str, Tensor]:
     """UNet and autoencoder to begin with, in fp32 under the file's names.
 
     Raises:
-        BaseFailed: there is neither a run nor a packed base.
+        BaseFailed: there is neither a run nor a packed base, or it is not whole.
     """
     if path.is_dir():
         return trained_tensors(path, layout)
     if not path.is_file():
         raise BaseFailed(f"there is no {path}: give --start a run's folder or a packed base")
-    stored, _ = read_packed(path)
-    return {name: tensor.float() for name, tensor in unpack_tensors(stored).items()}
+    return packed_weights(path)[0]
 
 
 def take_autoencoder(plan: Plan, start: dict[str, Tensor]) -> nn.Module:
