@@ -141,6 +141,26 @@ def test_a_state_goes_on_with_the_other_way() -> None:
         assert (mine - other).abs().max() < 1e-7
 
 
+def test_all_weights_share_a_few_launches(monkeypatch) -> None:
+    """One a form, however many weights there are: between launches a card waits for Python."""
+    forms = []
+    launch = OnePass._launch
+
+    def counted(self, form, *given) -> None:
+        forms.append(form)
+        launch(self, form, *given)
+
+    monkeypatch.setattr(OnePass, "_launch", counted)
+    weights = [Parameter(torch.randn(48, 16 * n, device=DEVICE)) for n in range(1, 13)]
+    optimizer = optimizer_of(weights, ByHand())
+    optimizer.one_pass = make_one_pass(optimizer)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert len(forms) == len(set(forms)) == 2  # small weights keep their moments in fp32
+    assert all(form.aligned and form.half for form in forms)
+
+
 def test_lean_weights_are_right_on_average_and_the_same_for_the_same_seed() -> None:
     def final(seed: int, lean: bool = True) -> Tensor:
         weights = [Parameter(p.detach().bfloat16().float()) for p in parameters()]
@@ -185,7 +205,7 @@ def test_it_is_tried_before_it_is_trusted(monkeypatch, moments, lean) -> None:
 
     def wrong(factor: float) -> None:
         class Wrong(OnePass):
-            def numbers(self, *given) -> Tensor:
+            def numbers(self, *given) -> list[float]:
                 told = super().numbers(*given)
                 told[1] *= factor
                 return told
@@ -235,28 +255,28 @@ sys.modules["pack"] = pack
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pack.trainer.one_pass import BLOCK, ROWS, _adamw
+from pack.trainer.moments import BLOCK
+from pack.trainer.one_pass_kernel import ROWS, adamw
 
-for case in range(8):
-    half, eight, lean = bool(case & 1), bool(case & 2), bool(case & 4)
+for case in range(16):
+    half, eight, lean, aligned = (bool(case & 1 << n) for n in range(4))
     kinds = dict(
-        weight="*i16", remainder="*fp32" if lean else "*i16",
-        gradient="*i16" if half else "*fp32", mean="*u8" if eight else "*fp32",
-        square="*u8" if eight else "*fp32", mean_scale="*fp32", square_scale="*fp32",
-        signed="*fp32", unsigned="*fp32", numbers="*fp32", clip="*fp32", count="i32", seed="i64",
-        share1="fp32", beta2="fp32", share2="fp32", eps="fp32",
+        table="*i64", places="*i32", numbers="*fp32", clip="*fp32", signed="*fp32",
+        unsigned="*fp32", share1="fp32", beta2="fp32", share2="fp32", eps="fp32",
     )
-    fixed = dict(HALF=half, EIGHT=eight, LEAN=lean, ROWS=ROWS, BLOCK=BLOCK)
-    signature = {n: kinds.get(n, "constexpr") for n in _adamw.arg_names}
-    source = ASTSource(fn=_adamw, signature=signature, constexprs=fixed)
+    fixed = dict(HALF=half, EIGHT=eight, LEAN=lean, ALIGNED=aligned, ROWS=ROWS, BLOCK=BLOCK)
+    signature = {n: kinds.get(n, "constexpr") for n in adamw.arg_names}
+    source = ASTSource(fn=adamw, signature=signature, constexprs=fixed)
     made = triton.compile(source, target=GPUTarget("cuda", 80, 32))
     assert ".target sm_80" in made.asm["ptx"], case
+    wide = sum(f".global.v{n}" in made.asm["ptx"] for n in (2, 4))
+    assert bool(wide) == aligned, (case, wide)
 print("compiled")
 """
 
 
 def test_it_compiles_for_a_card(tmp_path) -> None:
-    """To PTX of sm_80 in all eight forms; what runs here is the interpreter."""
+    """To PTX of sm_80 in all sixteen forms, the aligned with wide reads; the interpreter runs."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(ROOT)],
         capture_output=True, text=True,

@@ -1,110 +1,61 @@
 """AdamW on bf16 weights in one pass: a Triton kernel that reads and writes every number once.
 
 Clip scale, decay, moments, update and rounding of a weight, and its moments' way out of 8 bits and
-back, without a temporary of the weight's size. It computes what :mod:`split_adamw` computes with
-torch, which is its oracle.
+back, without a temporary of the weight's size. All weights of a model go through in a few launches,
+for one launch each would keep the card waiting for Python. It computes what :mod:`split_adamw`
+computes with torch, which is its oracle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
 from .moments import BLOCK, NAMES, WHOLE_BELOW
+from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
 
-__all__ = ["OnePass", "TritonError", "make_one_pass"]
-
-ROWS = 4  # blocks of 8-bit numbers in one program
-# where a step's numbers lie
-DECAY, RATE, ROOT, STEP = (tl.constexpr(n) for n in range(4))
+__all__ = ["OnePass", "TritonError", "Update", "make_one_pass"]
 
 
-@triton.jit
-def _nearest(value, table):
-    """Index of the nearest of 256 rising numbers."""
-    low = tl.zeros_like(value).to(tl.int32)
-    for bit in tl.static_range(8):
-        middle = low + (128 >> bit)
-        low = tl.where(value >= tl.load(table + middle), middle, low)
-    high = tl.minimum(low + 1, 255)
-    is_nearer = tl.load(table + high) - value < value - tl.load(table + low)
-    return tl.where(is_nearer, high, low)
+class Update(NamedTuple):
+    """One weight's part of a step.
 
-
-@triton.jit
-def _read(moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
-    """A moment in fp32."""
-    if EIGHT:
-        code = tl.load(moment + at, mask=at < count, other=0).to(tl.int32)
-        largest = tl.load(scale + row, mask=row * BLOCK < count, other=0.0)
-        # nothing outside of the weight: it would count among the largest of its block
-        value = tl.load(table + code, mask=at < count, other=0.0) * largest[:, None]
-    else:
-        value = tl.load(moment + at, mask=at < count, other=0.0)
-    return value
-
-
-@triton.jit
-def _write(value, moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
-    if EIGHT:
-        largest = tl.max(tl.abs(value), axis=1)
-        share = value / tl.where(largest > 0, largest, 1.0)[:, None]
-        tl.store(moment + at, _nearest(share, table).to(tl.uint8), mask=at < count)
-        tl.store(scale + row, largest, mask=row * BLOCK < count)
-    else:
-        tl.store(moment + at, value, mask=at < count)
-
-
-@triton.jit(do_not_specialize=["seed"])
-def _adamw(
-    weight, remainder, gradient, mean, mean_scale, square, square_scale, signed, unsigned,
-    numbers, clip, count, seed, share1, beta2, share2, eps,
-    HALF: tl.constexpr, EIGHT: tl.constexpr, LEAN: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """A program's ``ROWS × BLOCK`` values; bf16 tensors come as int16, the bits they are.
-
-    ``share1``, ``share2``: 1 − β, which fp32 would round if it were taken here.
+    Attributes:
+        weight: bf16, dense; remainder, gradient and fp32 moments have its memory layout.
+        gradient: bf16 or fp32.
+        state: all that the optimizer holds of it; without a remainder it is rounded at random.
+        group: its options.
+        seed: of the rounding, with the step.
     """
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    at = row[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    inside = at < count
-    bits = tl.load(weight + at, mask=inside, other=0).to(tl.int32) << 16
-    if not LEAN:
-        bits += tl.load(remainder + at, mask=inside, other=0).to(tl.int32)
-    w = bits.to(tl.float32, bitcast=True)
-    g = tl.load(gradient + at, mask=inside, other=0)
-    if HALF:
-        g = (g.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    g = g * tl.load(clip)
 
-    m = _read(mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
-    v = _read(square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
-    m = m + (g - m) * share1
-    v = v * beta2 + g * g * share2
-    _write(m, mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
-    _write(v, square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
-    w = w * tl.load(numbers + DECAY)
-    w -= tl.load(numbers + RATE) * (m / (tl.sqrt(v) / tl.load(numbers + ROOT) + eps))
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Any]
+    group: Mapping[str, Any]
+    seed: int
 
-    bits = w.to(tl.int32, bitcast=True)
-    if LEAN:
-        zero = (at * 0).to(tl.uint32)
-        step = zero + tl.load(numbers + STEP).to(tl.uint32)
-        drawn, _, _, _ = tl.philox(seed, at.to(tl.uint32), step, zero, zero)
-        upper = (bits + (drawn >> 16).to(tl.int32)) >> 16
-    else:
-        upper = (bits + 0x8000) >> 16
-        tl.store(remainder + at, (bits - (upper << 16)).to(tl.int16), mask=inside)
-    tl.store(weight + at, upper.to(tl.int16), mask=inside)
+
+class Form(NamedTuple):
+    """What weights of one launch have in common.
+
+    Attributes:
+        half: gradients are bf16.
+        eight: moments are in 8 bits.
+        lean: there are no remainders.
+        aligned: addresses and counts are multiples of 16, so that several numbers are read at once.
+    """
+
+    half: bool
+    eight: bool
+    lean: bool
+    aligned: bool
 
 
 def make_one_pass(optimizer: SplitAdamW) -> OnePass:
@@ -114,7 +65,7 @@ def make_one_pass(optimizer: SplitAdamW) -> OnePass:
 
 
 class OnePass:
-    """Launches the kernel for one weight after the other."""
+    """Launches the kernel for all weights of a device together."""
 
     def __init__(self, betas: tuple[float, float], eps: float, maps: Sequence[Tensor]) -> None:
         """
@@ -124,44 +75,65 @@ class OnePass:
         self._betas, self._eps = betas, eps
         self._maps = [table.float().cpu() for table in maps]
         self._on: dict[torch.device, list[Tensor]] = {}
+        self._places = lru_cache(maxsize=8)(_places)
 
-    def numbers(self, group: Mapping[str, Any], step: int, device: torch.device) -> Tensor:
+    def numbers(self, group: Mapping[str, Any], step: int) -> list[float]:
         """What the kernel has to know of a step, of all weights of a group."""
         beta1, beta2 = self._betas
         decay = 1 - group["lr"] * group["weight_decay"]
         rate = group["lr"] / (1 - beta1**step)
-        told = torch.tensor([decay, rate, (1 - beta2**step) ** 0.5, step], dtype=torch.float32)
-        return told.to(device, non_blocking=True)
+        return [decay, rate, (1 - beta2**step) ** 0.5, step]
 
-    def __call__(
-        self, weight: Tensor, gradient: Tensor, state: dict[str, Any], numbers: Tensor,
-        clip: Tensor, seed: int,
-    ) -> None:  # fmt: skip
-        """One weight and all that its state holds, in place.
+    def __call__(self, updates: Sequence[Update], clip: Tensor | None) -> None:
+        """All that the weights and their states hold, in place.
 
         Args:
-            weight: bf16, dense; remainder, gradient and fp32 moments have its memory layout.
-            state: of it; without a remainder it is rounded at random by ``seed`` and the step.
-            clip: ``[1]``, what the gradient is multiplied with.
+            updates: of weights on one device.
+            clip: ``[1]``, what the gradients are multiplied with; None: nothing.
         """
-        remainder = state.get(REMAINDER)
-        (mean, mean_scale), (square, square_scale) = (self._moment(weight, state, n) for n in NAMES)
-        half = gradient.dtype == torch.bfloat16
-        eight = mean_scale is not None
-        signed, unsigned = self._tables(weight.device) if eight else (numbers, numbers)
-        count = weight.numel()
+        device = updates[0].weight.device
+        rows: dict[tuple[int, int], int] = {}  # of the numbers, by group and step
+        told: list[list[float]] = []
+        tables: dict[Form, list[list[int]]] = {}
+        for update in updates:
+            step = int(update.state["step"])
+            row = rows.setdefault((id(update.group), step), len(told))
+            if row == len(told):
+                told.append(self.numbers(update.group, step))
+            form, entry = self._entry(update)
+            tables.setdefault(form, []).append([*entry, row])
+        numbers = _bring(torch.tensor(told, dtype=torch.float32), device)
+        clip = torch.ones(1, device=device) if clip is None else clip
+        with _on_device(device):
+            for form, table in tables.items():
+                self._launch(form, torch.tensor(table), numbers, clip)
+
+    def _entry(self, update: Update) -> tuple[Form, list[int]]:
+        """How it is updated, and its line of the table but for the last column."""
+        weight, gradient, state = update.weight, update.gradient, update.state
+        moments = [tensor for name in NAMES for tensor in self._moment(weight, state, name)]
+        tensors = [weight, state.get(REMAINDER), gradient, *moments]
+        entry = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        entry.append(weight.numel())
+        form = Form(
+            half=gradient.dtype == torch.bfloat16,
+            eight=moments[1] is not None,
+            lean=REMAINDER not in state,
+            aligned=not any(value % 16 for value in entry),
+        )
+        return form, [*entry, update.seed]
+
+    def _launch(self, form: Form, table: Tensor, numbers: Tensor, clip: Tensor) -> None:
+        device = numbers.device
+        places = self._places(tuple(table[:, COUNT.value].tolist()), device)
+        signed, unsigned = self._tables(device) if form.eight else (numbers, numbers)
         beta1, beta2 = self._betas
-        with _on_device_of(weight):
-            _adamw[(triton.cdiv(count, ROWS * BLOCK),)](
-                weight.view(torch.int16),
-                numbers if remainder is None else remainder,
-                gradient.view(torch.int16) if half else gradient,
-                mean, numbers if mean_scale is None else mean_scale,
-                square, numbers if square_scale is None else square_scale,
-                signed, unsigned, numbers, clip, count, seed,
-                1 - beta1, beta2, 1 - beta2, self._eps,
-                HALF=half, EIGHT=eight, LEAN=remainder is None, ROWS=ROWS, BLOCK=BLOCK,
-            )  # fmt: skip
+        adamw[(len(places),)](
+            _bring(table, device), places, numbers, clip, signed, unsigned,
+            1 - beta1, beta2, 1 - beta2, self._eps,
+            HALF=form.half, EIGHT=form.eight, LEAN=form.lean, ALIGNED=form.aligned,
+            ROWS=ROWS, BLOCK=BLOCK,
+        )  # fmt: skip
 
     def _moment(
         self, weight: Tensor, state: dict[str, Any], name: str
@@ -182,6 +154,20 @@ class OnePass:
         return self._on[device]
 
 
-def _on_device_of(weight: Tensor) -> AbstractContextManager:
-    """Triton launches on the current card, not on the weight's."""
-    return torch.cuda.device(weight.device) if weight.is_cuda else nullcontext()
+def _places(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """Of each program: which weight, and the how manieth of it. int32 ``[programs, 2]``."""
+    programs = torch.tensor([-(-count // (ROWS * BLOCK)) for count in counts])
+    first = programs.cumsum(0) - programs
+    weight = torch.arange(len(counts)).repeat_interleave(programs)
+    own = torch.arange(len(weight)) - first[weight]
+    return torch.stack([weight, own], dim=1).int().to(device)
+
+
+def _bring(values: Tensor, device: torch.device) -> Tensor:
+    """To a device, which nobody waits for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+def _on_device(device: torch.device) -> AbstractContextManager:
+    """Triton launches on the current card, not on the weights'."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -16,7 +16,7 @@ from .randomness import generator
 from .split import join, round_at_random, split
 
 if TYPE_CHECKING:
-    from .one_pass import OnePass
+    from .one_pass import OnePass, Update
 
 REMAINDER = "remainder"
 
@@ -95,8 +95,8 @@ class SplitAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:
         """Every weight that has a gradient."""
         assert closure is None
+        updates = []
         for group in self.param_groups:
-            known: dict[int, Tensor] = {}  # a step's numbers, the same for nearly all weights
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -104,22 +104,21 @@ class SplitAdamW(torch.optim.Optimizer):
                 # on the CPU: to read it there is to wait for nothing
                 state["step"] = state.get("step", torch.zeros(())) + 1
                 if self.one_pass:
-                    self._update_in_one_pass(self.one_pass, parameter, group, known)
+                    updates.append(self._for_one_pass(parameter, group))
                 else:
                     self._update(parameter, group)
+        if updates:
+            self.one_pass(updates, self._scale)
 
-    def _update_in_one_pass(
-        self, kernel: OnePass, parameter: Parameter, group: dict[str, Any], known: dict[int, Tensor]
-    ) -> None:
-        state, device = self.state[parameter], parameter.device
-        step = int(state["step"])
-        if step not in known:
-            known[step] = kernel.numbers(group, step, device)
-        clip = torch.ones(1, device=device) if self._scale is None else self._scale
+    def _for_one_pass(self, parameter: Parameter, group: dict[str, Any]) -> Update:
+        from .one_pass import Update
+
         seed = 0
         if self.lean:
             seed = generator(self._seed, "rounding", self._places[id(parameter)]).initial_seed()
-        kernel(parameter.data, _alike(parameter.grad, parameter), state, known[step], clip, seed)
+        # in its place: copies of them all would be as large as the gradients
+        parameter.grad = _alike(parameter.grad, parameter)
+        return Update(parameter.data, parameter.grad, self.state[parameter], group, seed)
 
     def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
         weight, state = self.value(parameter), self.state[parameter]
