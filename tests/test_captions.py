@@ -174,6 +174,18 @@ def test_dropout_is_as_frequent_as_asked_and_each_row_draws_for_itself() -> None
     assert "" in texts.fixed(one) and "" not in Texts(1).fixed(one)
 
 
+def test_class_images_alone_can_lose_their_text() -> None:
+    one = concept("zwx dog, a")
+    texts = Texts(1, DataConfig(class_caption_dropout=0.2))
+    dropped = [texts.class_(one, p) == "" for p in range(4000)]
+    assert abs(sum(dropped) / 4000 - 0.2) < 4 * (0.2 * 0.8 / 4000) ** 0.5
+    assert all(texts.instance(one, 0, p) for p in range(4000))
+    assert "" in texts.fixed(one)
+    more = Texts(1, DataConfig(class_caption_dropout=0.2, caption_dropout=0.5))
+    often = sum(more.class_(one, p) == "" for p in range(4000)) / 4000
+    assert abs(often - 0.5) < 4 * 0.5 / 4000**0.5  # the larger of the two
+
+
 def test_every_text_of_a_run_is_known_before_it_unless_it_is_shuffled() -> None:
     one = concept("zwx a, b", "zwx c, d")
     fixed = Texts(0, DataConfig(caption_dropout=0.5))

@@ -10,9 +10,12 @@ from pack.trainer.checkpoint import write_checkpoint
 from pack.trainer.checks import check
 from pack.trainer.config import (
     WITHOUT_EFFECT_ON_WEIGHTS,
+    YOUNGER_OPTIONS,
+    DataConfig,
     Job,
     LoraConfig,
     TrainConfig,
+    flat,
     option_fields,
 )
 from pack.trainer.events import Saved, Step
@@ -57,6 +60,16 @@ def test_the_fingerprint_is_in_every_place(finished: Job) -> None:
     assert json.loads((folder / "result.json").read_text())["fingerprint"] == digest
     result = begin(finished)[0].result
     assert Run(result, []).metadata["dreambooth.fingerprint"] == digest
+
+
+def test_an_option_that_came_later_leaves_older_runs_as_they_are(broken_off: Job) -> None:
+    """Its default is no part of the fingerprint, so one made without it is the same."""
+    kept = json.loads((Path(broken_off.runs) / "toy" / "fingerprint.json").read_text())["settings"]
+    assert not YOUNGER_OPTIONS.keys() & kept.keys()
+    defaults = flat(TrainConfig())
+    assert {name: defaults[name] for name in YOUNGER_OPTIONS} == YOUNGER_OPTIONS
+    start, said = begin(changed(broken_off, data=DataConfig(class_caption_dropout=0.5)))
+    assert start == Start() and "data.class_caption_dropout none → 0.5" in said
 
 
 def test_another_name_is_another_run(finished: Job) -> None:
@@ -155,7 +168,7 @@ def test_every_setting_is_classified(finished: Job) -> None:
     """A setting either is in the fingerprint or is known to leave the weights alone."""
     names = {name for name, _ in option_fields(TrainConfig)}
     assert names > WITHOUT_EFFECT_ON_WEIGHTS
-    counted = names - WITHOUT_EFFECT_ON_WEIGHTS
+    counted = names - WITHOUT_EFFECT_ON_WEIGHTS - YOUNGER_OPTIONS.keys()
     of_a_lora = {name for name in counted if name.startswith("lora.")}
     written = json.loads((Path(finished.runs) / "toy" / "fingerprint.json").read_text())
     assert set(written["settings"]) == counted - of_a_lora | {"lora.kind"}

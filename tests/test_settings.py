@@ -143,6 +143,7 @@ FLIPS: dict[str, tuple[dict, Check]] = {
     ),
     "data.flip": ({"data": DataConfig(flip=True)}, other_unet),
     "data.caption_dropout": ({"data": DataConfig(caption_dropout=1.0)}, other_unet),
+    "data.class_caption_dropout": ({"data": DataConfig(class_caption_dropout=1.0)}, other_unet),
     "data.crops": ({"data": DataConfig(crops=3)}, other_unet),
     "state_minutes": ({"state_minutes": 1e-9}, lambda a, b: times_kept(b) > times_kept(a) == 1),
     "text_encoder_until": ({"text_encoder_until": 0.5}, text_of_the_first_step),

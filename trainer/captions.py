@@ -86,7 +86,7 @@ class Texts:
 
     def instance(self, concept: Concept, photo: int, position: int) -> str:
         """Of the instance row at ``position``, which shows the concept's photo of this index."""
-        if self._is_left_out("caption", position):
+        if self._is_left_out("caption", self._data.caption_dropout, position):
             return ""
         text = concept.texts[photo]
         if not self._shuffles(concept):
@@ -98,18 +98,23 @@ class Texts:
 
     def class_(self, concept: Concept, position: int) -> str:
         """Of the class row that joins the instance row at ``position``."""
-        return "" if self._is_left_out("class caption", position) else concept.class_prompt
+        left_out = self._is_left_out("class caption", self._class_dropout, position)
+        return "" if left_out else concept.class_prompt
 
     def fixed(self, concept: Concept) -> list[str]:
         """The texts that are known before the run; shuffled ones are not among them."""
         texts = [] if self._shuffles(concept) else [*concept.texts]
-        return [*texts, concept.class_prompt, *([""] if self._data.caption_dropout else [])]
+        empty = [""] if self._data.caption_dropout or self._class_dropout else []
+        return [*texts, concept.class_prompt, *empty]
+
+    @property
+    def _class_dropout(self) -> float:
+        return max(self._data.caption_dropout, self._data.class_caption_dropout)
 
     def _shuffles(self, concept: Concept) -> bool:
         return self._data.shuffle_tags and bool(concept.captions)
 
-    def _is_left_out(self, what: str, position: int) -> bool:
-        rate = self._data.caption_dropout
+    def _is_left_out(self, what: str, rate: float, position: int) -> bool:
         if not rate:
             return False
         draw = torch.rand((), generator=generator(self._seed, f"{what} dropout", position))

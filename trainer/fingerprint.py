@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .config import WITHOUT_EFFECT_ON_WEIGHTS, Concept, Job, Photo, flat
+from .config import WITHOUT_EFFECT_ON_WEIGHTS, YOUNGER_OPTIONS, Concept, Job, Photo, flat
 from .images import ImageFile
 
 # Raised whenever the same inputs come to train to other weights.
@@ -35,7 +35,7 @@ def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) ->
     settings = {
         name: value
         for name, value in flat(job.config).items()
-        if name not in WITHOUT_EFFECT_ON_WEIGHTS
+        if name not in WITHOUT_EFFECT_ON_WEIGHTS and YOUNGER_OPTIONS.get(name) != value
     }
     if not job.config.lora.is_on:  # then only that counts
         settings = {name: value for name, value in settings.items() if name[:5] != "lora."}

@@ -22,7 +22,13 @@ from .options import (
     shown,
 )
 from .photo import AS_MASK, Photo, background
-from .train import UNET, UNET_AND_TEXT_ENCODER, WITHOUT_EFFECT_ON_WEIGHTS, TrainConfig
+from .train import (
+    UNET,
+    UNET_AND_TEXT_ENCODER,
+    WITHOUT_EFFECT_ON_WEIGHTS,
+    YOUNGER_OPTIONS,
+    TrainConfig,
+)
 
 __all__ = [
     "AS_MASK",
@@ -31,6 +37,7 @@ __all__ = [
     "UNET",
     "UNET_AND_TEXT_ENCODER",
     "WITHOUT_EFFECT_ON_WEIGHTS",
+    "YOUNGER_OPTIONS",
     "Concept",
     "ConfigError",
     "DataConfig",

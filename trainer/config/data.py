@@ -40,6 +40,15 @@ class DataConfig:
         max=1.0,
         step=0.01,
     )
+    class_caption_dropout: float = option(
+        0.0,
+        "How often a class image trains without any text, where that is more. The empty prompt,"
+        " which guidance measures against, then stays what it was instead of drifting towards your"
+        " photos.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
+    )
 
     buckets: bool = option(
         False,

@@ -213,3 +213,7 @@ WITHOUT_EFFECT_ON_WEIGHTS = frozenset(
         "state_minutes",
     }
 )
+
+# Options that are younger than fingerprints, with the value at which nothing has changed: there
+# they are left out, so that a run which was begun before them still goes on.
+YOUNGER_OPTIONS = {"data.class_caption_dropout": 0.0}
