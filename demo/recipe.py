@@ -40,9 +40,8 @@ RANDOM = Recipe(
     note="The base is a small random network: it can pick up colours and places, no more.",
 )
 
-# Tried; only the short bench is measured, on one subject (docs/BENCHMARKS.md). The whole one is
-# benchmarks/quality.py. The base was made at 96 pixels.
-# Its text encoder comes from a seed: training that as well would have nothing to build on.
+# Measured by benchmarks/quality.py: docs/RECIPES.md says what, and what of it holds for other nets.
+# The base was made at 96 pixels.
 PICTURE_BOOK = Recipe(
     steps=120,
     resolution=96,

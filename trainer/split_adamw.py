@@ -86,7 +86,8 @@ class SplitAdamW(torch.optim.Optimizer):
         As torch's ``clip_grad_norm_``, but they stay as they are: scaled bf16 would be rounded.
         """
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+        # together, as torch's clip_grad_norm_: a kernel each would take a card longer to start
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(norms))
         self._scale = (limit / (norm + 1e-6)).clamp(max=1.0).view(1)
         return float(norm)
