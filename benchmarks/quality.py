@@ -2,7 +2,8 @@
 
 Teaches the demo's base the held-out subjects of the picture-book world with each contender, samples
 them, lets the judge look, and prints the table. What was made before is not made again, so a bench
-that was stopped goes on. Writes docs/results/quality.json and docs/images/quality.png with --write.
+that was stopped goes on. --write puts the table into README.md, what is behind it into
+docs/results/quality.json, and pictures into docs/images/quality.png.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--subjects", nargs="+", metavar="NAME", help="default: the bench's six")
     add("--contenders", nargs="+", metavar="NAME", help="default: all; the base always takes part")
     add("--steps", type=int, help="of our trainer (the demo's)")
-    add("--seeds", type=int, default=3, help="pictures of each of the eight prompts (3)")
-    add("--plain", type=int, default=16, help="pictures of the plain class (16)")
+    add("--seeds", type=int, default=2, help="pictures of each of the eight prompts (2)")
+    add("--plain", type=int, default=8, help="pictures of the plain class (8)")
     add("--base", type=Path, metavar="FILE", help="checkpoint; default: the demo's, expanded")
     add("--device", help="cuda or cpu; default: cuda where there is one")
     add("--work", type=Path, default=ROOT / ".demo" / "quality", metavar="DIR")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pack.benchmarks.pages import END, begin
 from pack.benchmarks.picturebook.textbook import TextbookConfig, draw_steps
 from pack.benchmarks.stopwatch import bench, clock, figures, report, rows, tools
 from pack.benchmarks.stopwatch.gate import distance, write_draws
@@ -92,7 +93,7 @@ def test_the_table_shows_spread_gate_and_why_something_is_missing() -> None:
 def test_results_of_other_machines_stay(tmp_path) -> None:
     page = tmp_path / report.PAGE
     page.parent.mkdir(parents=True)
-    page.write_text(f"before\n{report.BEGIN}old{report.END}\nafter\n")
+    page.write_text(f"before\n{begin(report.PROGRAM)}old{END}\nafter\n")
     about = {"date": "d", "command": "c", "machine": {"torch": "1", "processor": "p"}}
     suite = {"about": {**about, "steps": 1, "rounds": 1}, "rows": lines()}
     report.write(tmp_path, {"one": suite, "two": suite})
@@ -208,7 +209,7 @@ def test_kohya_gets_the_same_job(material, tmp_path) -> None:
 def test_a_small_bench_from_weights_to_files(tmp_path: Path) -> None:
     page = tmp_path / report.PAGE
     page.parent.mkdir(parents=True)
-    page.write_text(report.BEGIN + report.END)
+    page.write_text(begin(report.PROGRAM) + END)
     options = argparse.Namespace(
         device="cpu", size="toy", rows=["textbook", "ours", "diffusers"], batch=[1], steps=3,
         rounds=1, diffusers=tmp_path, kohya=None, comfyui=None, work=tmp_path / "work",

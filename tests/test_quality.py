@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
+from pack.benchmarks.pages import END, begin
 from pack.benchmarks.picturebook import bench as benching
-from pack.benchmarks.picturebook import contenders, measures
+from pack.benchmarks.picturebook import contenders, measures, report
 from pack.benchmarks.picturebook.cases import NEW_SETTINGS, SIZE, SUBJECTS, Case, pixels_of
 from pack.benchmarks.picturebook.follow import follow, told_right
 from pack.benchmarks.picturebook.judge import Judge
@@ -177,6 +179,8 @@ def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> No
     )
     assert benching.run(options, tmp_path) == 1  # no such subject
     options.subjects = ["dog-1", "cat-1"]
+    page = tmp_path / report.PAGE
+    page.write_text(f"a\n{begin(report.PROGRAM)}\nold\n{END}\nz\n{END}")
     assert benching.run(options, tmp_path) == 0
     written = json.loads((tmp_path / "docs/results/quality.json").read_text())
     lines = {(entry["name"], entry["steps"]): entry for entry in written["rows"]}
@@ -188,6 +192,9 @@ def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> No
     assert lines["base", 0]["prior_drift"]["value"] == pytest.approx(0, abs=1e-4)
     assert lines["ours", 2]["seconds"] > 0
     assert (tmp_path / "docs/images/quality.png").stat().st_size > 1000
+    told = page.read_text()
+    assert report.as_markdown(written["rows"]) in told and "old" not in told
+    assert told.startswith("a\n<!-- begin") and told.endswith(f"{END}\nz\n{END}")
 
     def fail(*args: object) -> None:
         raise AssertionError("made twice")
@@ -196,3 +203,8 @@ def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(contenders, "train_textbook", fail)
     assert benching.run(options, tmp_path) == 0
     assert json.loads((tmp_path / "docs/results/quality.json").read_text()) == written
+
+
+def test_the_readme_shows_what_was_written() -> None:
+    rows = json.loads((ROOT / report.RESULTS).read_text("utf-8"))["rows"]
+    assert report.as_markdown(rows) in (ROOT / report.PAGE).read_text("utf-8")

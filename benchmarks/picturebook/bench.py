@@ -1,10 +1,8 @@
-"""The whole bench: contenders × subjects, the table, the files in docs/."""
+"""The whole bench: contenders × subjects, the table."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Iterable
@@ -18,13 +16,13 @@ from ...demo.recipe import PICTURE_BOOK
 from ...demo.world import HELD_OUT
 from .cases import NEW_SETTINGS, SUBJECTS, Case, read_photos
 from .contenders import Contender, field
-from .grid import draw_grid
 from .judge import Judge
-from .measures import FIGURES, Scores, make_scale, row, score
+from .measures import Scores, make_scale, row, score
+from .report import as_markdown, write
 from .sampling import from_bytes
 from .trial import Bench, Plan, Sampled
 
-COLUMNS = ("subject_fidelity", "prompt_fidelity", "prior_drift", "diversity")
+SAMPLING_STEPS = 12  # of DDIM; the demo's 20 would make the bench a third longer
 
 
 def run(options: argparse.Namespace, root: Path) -> int:
@@ -42,7 +40,7 @@ def run(options: argparse.Namespace, root: Path) -> int:
     rows = judge_all(bench, cases, made)
     print("\n" + as_markdown(rows))
     if options.write:
-        write(root, bench, cases, made, rows)
+        write(root, bench, cases, made, rows, say)
     say(f"{(time.monotonic() - began) / 60:.1f} minutes")
     return 0
 
@@ -69,8 +67,7 @@ def make_bench(options: argparse.Namespace) -> Bench:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     plan = Plan(
         settings=NEW_SETTINGS, seeds=options.seeds, plain=options.plain,
-        class_images=PICTURE_BOOK.class_images, steps=PICTURE_BOOK.sampling_steps,
-        cfg=PICTURE_BOOK.cfg,
+        class_images=PICTURE_BOOK.class_images, steps=SAMPLING_STEPS, cfg=PICTURE_BOOK.cfg,
     )  # fmt: skip
     base = options.base or ensure_base(options.work / "base.safetensors")
     return Bench(base, plan, options.work, device)
@@ -99,39 +96,6 @@ def line_of(line: tuple[str, int], sampled: Iterable[Sampled], scores: list[Scor
     name, steps = line
     seconds = [s.seconds for s in sampled]
     return row(name, steps, sum(seconds) / len(seconds), scores)
-
-
-def as_markdown(rows: list[dict]) -> str:
-    """The table of the README: value and half-width of the interval."""
-    head = ["", "steps", "seconds", *(column.replace("_", " ") for column in COLUMNS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for entry in rows:
-        cells = [str(entry["name"]), str(entry["steps"]), f"{entry['seconds']:.0f}"]
-        for column in COLUMNS:
-            figure = entry[column]
-            half = (figure["high"] - figure["low"]) / 2
-            cells.append(f"{figure['value']:.2f} ± {half:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def write(root: Path, bench: Bench, cases: list[Case], made: Made, rows: list[dict]) -> None:
-    """docs/results/quality.json and docs/images/quality.png."""
-    results, picture = root / "docs/results/quality.json", root / "docs/images/quality.png"
-    about = {
-        "command": "python benchmarks/quality.py --write",
-        "base": bench.folder.name,
-        "subjects": [case.name for case in cases],
-        "settings": list(bench.plan.settings),
-        "pictures": {"each_prompt": bench.plan.seeds, "plain": bench.plan.plain},
-        "figures": list(FIGURES),
-        "machine": f"{bench.device.type}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, {platform.machine()}",
-    }
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", "utf-8")
-    draw_grid(bench, cases, made, picture)
-    say(f"wrote {results.relative_to(root)} and {picture.relative_to(root)}")
 
 
 def say(text: str) -> None:

@@ -18,7 +18,7 @@ from ...trainer.images import read_image
 
 IDENTIFIER = "zwx"
 SIZE = PICTURE_BOOK.resolution
-SUBJECTS = ("dog-1", "cat-1", "bird-1", "car-1", "backpack-1", "dog-2")
+SUBJECTS = ("car-1", "dog-1", "backpack-1", "bird-1", "cat-1", "dog-2")
 NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
 """Where no photo shows the subject: recontextualization in the paper's words."""
 CLASS_PHRASINGS = ("a photo of {}", "{}")

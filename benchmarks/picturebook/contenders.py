@@ -135,10 +135,10 @@ def field(steps: int) -> list[Contender]:
     half, rate = steps // 2, PICTURE_BOOK.settings["learning_rate"]
     return [
         base(),
-        textbook("textbook", (400, 800)),
-        textbook("textbook, our rate", (half, steps, 2 * steps), learning_rate=rate),
+        textbook("textbook", (800,)),
+        textbook("textbook, our rate", (steps, 2 * steps), learning_rate=rate),
         ours("ours", (half, steps)),
-        ours("ours, no prior", (half, steps), prior_weight=0.0),
-        ours("ours, with text encoder", (half, steps), trains=UNET_AND_TEXT_ENCODER,
+        ours("ours, no prior", (steps,), prior_weight=0.0),
+        ours("ours, with text encoder", (steps,), trains=UNET_AND_TEXT_ENCODER,
              text_encoder_learning_rate=rate / 10),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from .cases import Case, read_photos
 from .sampling import from_bytes
 from .trial import Bench, Sampled
 
-CELL, GAP, LEFT, HEAD = 112, 6, 250, 44
+CELL, GAP, LEFT, HEAD = 96, 6, 220, 44  # a sample is 96 pixels wide
 SETTINGS_SHOWN, PLAIN_SHOWN = 5, 3
 
 
@@ -44,7 +44,7 @@ def last_marks(made: dict[tuple[str, int], dict[str, Sampled]]) -> dict[str, dic
     for (name, steps), by_case in made.items():
         if name not in last or steps > last[name][0]:
             last[name] = (steps, by_case)
-    return {f"{name}, {steps} steps" if steps else name: by_case
+    return {f"{name}\n{steps} steps" if steps else name: by_case
             for name, (steps, by_case) in last.items()}  # fmt: skip
 
 

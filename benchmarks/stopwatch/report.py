@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from ..pages import fill_in, replace
+
 RESULTS, PAGE = Path("docs/results/peers.json"), Path("docs/BENCHMARKS.md")
-BEGIN, END = "<!-- begin of what benchmarks/peers.py writes -->", "<!-- end -->"
+PROGRAM = "benchmarks/peers.py"
 GIB = 2**30
 HEAD = (
     "", "images/s", "× textbook", "× diffusers", "× ComfyUI", "CPU s a step",
@@ -63,11 +64,8 @@ def write(root: Path, suites: dict[str, dict]) -> None:
     stored = json.loads(results.read_text("utf-8")) if results.is_file() else {}
     stored |= suites
     replace(results, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
-    text = page.read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
     parts = [as_section(name, suite) for name, suite in sorted(stored.items())]
-    replace(page, before + "\n\n".join([BEGIN, *parts, END]) + after)
+    fill_in(page, PROGRAM, "\n\n".join(parts))
 
 
 def as_section(name: str, suite: dict) -> str:
@@ -83,10 +81,3 @@ def as_section(name: str, suite: dict) -> str:
 
 
 NOT_VERSIONS = ("card", "processor", "system")
-
-
-def replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text, "utf-8")
-    os.replace(new, path)
