@@ -201,7 +201,14 @@ def test_it_is_tried_before_it_is_trusted(monkeypatch, moments, lean) -> None:
     def like(weights: list[Parameter]) -> SplitAdamW:
         return optimizer_of(weights, moments(), lean)
 
+    forms = set()
+    launch = OnePass._launch
+    monkeypatch.setattr(
+        OnePass, "_launch", lambda self, form, *given: forms.add(form) or launch(self, form, *given)
+    )
     assert kernel.compare(like, DEVICE) < 0.3 * kernel.NEAR
+    assert {form.aligned for form in forms} == {True, False}
+    assert {form.eight for form in forms} == ({True, False} if moments is ByHand else {False})
 
     def wrong(factor: float) -> None:
         class Wrong(OnePass):

@@ -12,8 +12,9 @@ from torch.nn import Parameter
 
 from .split_adamw import SplitAdamW
 
-# one of no whole number of blocks, and one whose moments stay in fp32
-SHAPES = ((81, 81), (7, 5))
+# of each form that a model's weights have: moments in 8 bits, and too small for that; values that
+# can be read several at once, and numbers of values that are no multiple of 16
+SHAPES = ((96, 80), (81, 81), (32, 4), (7, 5))
 STEPS, RATE = 3, 1e-3
 NEAR = 0.01  # of a step; a tenth more or less of a rate is 0.05 and more away
 
