@@ -68,6 +68,10 @@ def test_an_option_that_came_later_leaves_older_runs_as_they_are(broken_off: Job
     assert not YOUNGER_OPTIONS.keys() & kept.keys()
     defaults = flat(TrainConfig())
     assert {name: defaults[name] for name in YOUNGER_OPTIONS} == YOUNGER_OPTIONS
+    names = list(defaults)
+    for name in YOUNGER_OPTIONS:  # saved graphs hold a node's widgets by place
+        of_the_node = [n for n in names if n.rpartition(".")[0] == name.rpartition(".")[0]]
+        assert name in of_the_node[-len(YOUNGER_OPTIONS) :]
     start, said = begin(changed(broken_off, data=DataConfig(class_caption_dropout=0.5)))
     assert start == Start() and "data.class_caption_dropout none → 0.5" in said
 

@@ -104,7 +104,7 @@ class Texts:
     def fixed(self, concept: Concept) -> list[str]:
         """The texts that are known before the run; shuffled ones are not among them."""
         texts = [] if self._shuffles(concept) else [*concept.texts]
-        empty = [""] if self._data.caption_dropout or self._class_dropout else []
+        empty = [""] if self._class_dropout else []
         return [*texts, concept.class_prompt, *empty]
 
     @property

@@ -40,15 +40,6 @@ class DataConfig:
         max=1.0,
         step=0.01,
     )
-    class_caption_dropout: float = option(
-        0.0,
-        "How often a class image trains without any text, where that is more. The empty prompt,"
-        " which guidance measures against, then stays what it was instead of drifting towards your"
-        " photos.",
-        min=0.0,
-        max=1.0,
-        step=0.01,
-    )
 
     buckets: bool = option(
         False,
@@ -63,6 +54,17 @@ class DataConfig:
     )
     bucket_no_upscale: bool = option(
         False, "Of buckets: train a photo that is smaller at a smaller size, not enlarged."
+    )
+
+    # last, where it came: saved graphs hold their widgets by place
+    class_caption_dropout: float = option(
+        0.0,
+        "How often a class image trains without any text, where that is more than caption_dropout."
+        " The empty prompt, which guidance measures against, then stays what it was instead of"
+        " drifting towards your photos.",
+        min=0.0,
+        max=1.0,
+        step=0.01,
     )
 
     def __post_init__(self) -> None:
