@@ -5,8 +5,11 @@ import json
 
 import pytest
 import torch
-from pack.demo.base.recipe import BaseFailed, Recipe, learning_rate, recipe_for
+from pack.demo.base.diffusion import DiffusionLoss
+from pack.demo.base.pool import how_often, seeds
+from pack.demo.base.recipe import FAVOUR, BaseFailed, Recipe, learning_rate, recipe_for
 from pack.demo.base.stage import Budget, Stage, run
+from pack.demo.world import random_scene
 
 CPU = torch.device("cpu")
 TINY = Recipe(size=16, pool=12, captions=2, vae_batch=2, unet_batch=4)
@@ -58,3 +61,21 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path) -> None:
     with pytest.raises(BaseFailed, match="loss is nan at step 20"):
         run(stage, Budget(steps=40), lambda: None)
     assert not stage.file.exists()
+
+
+def test_favoured_kinds_are_drawn_as_often_as_told() -> None:
+    recipe = dataclasses.replace(TINY, pool=300, favour="dog, cat")
+    weights = how_often(recipe)
+    kinds = [random_scene(seed).kind for seed in seeds(recipe)]
+    assert [w == FAVOUR for w in weights] == [kind in ("dog", "cat") for kind in kinds]
+    loss = DiffusionLoss.__new__(DiffusionLoss)
+    loss._often = weights
+    rows = loss._rows(torch.Generator().manual_seed(0), 20_000)
+    share = sum(kinds[row] in ("dog", "cat") for row in rows.tolist()) / len(rows)
+    assert share == pytest.approx(float(weights[weights > 1].sum() / weights.sum()), abs=0.02)
+    old = {k: v for k, v in json.loads(TINY.to_json()).items() if k != "favour"}
+    TINY.check(json.dumps(old), "unet")  # a run from before there was such an option
+    with pytest.raises(BaseFailed, match="favour"):
+        recipe.check(TINY.to_json(), "unet")
+    with pytest.raises(BaseFailed, match="no 'dragon'"):
+        recipe_for(CPU, favour="dragon")

@@ -20,7 +20,9 @@ RECIPE: dict[str, type] = {
     **dict.fromkeys(("size", "seed", "pool", "captions", "texts"), int),
     **dict.fromkeys(("vae_batch", "vae_crop", "unet_batch"), int),
     **dict.fromkeys(("vae_lr", "unet_lr"), float),
+    "favour": str,
 }  # what of it the command line can change
+VALUES = {int: "N", float: "RATE", str: "dog,cat,…"}
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -39,7 +41,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--start", type=Path, metavar="DIR|FILE.npz", help="take the autoencoder of this run or "
         "packed base, and go on with its UNet, at another --size perhaps")  # fmt: skip
     for name, kind in RECIPE.items():
-        add(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "RATE")
+        add(f"--{name.replace('_', '-')}", type=kind, metavar=VALUES[kind])
     add = commands.add_parser("pack").add_argument
     add("--out", type=Path, default=ROOT / ".demo" / "base", metavar="DIR", help="of the training")
     add("--to", type=Path, metavar="FILE", help="(demo/base/base.npz)")

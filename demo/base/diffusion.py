@@ -27,10 +27,12 @@ class DiffusionLoss:
         states: TextStates,
         recipe: Recipe,
         bf16: bool,
+        often: Tensor | None = None,
     ) -> None:
-        """``captions``: for each picture the rows of its captions in ``states``, ``[N, K]``."""
+        """``captions``: for each picture the rows of its captions in ``states``, ``[N, K]``;
+        ``often``: how often it is drawn beside the others, ``[N]``, evenly if not given."""
         self._unet, self._latents, self._captions, self._states = unet, latents, captions, states
-        self._recipe, self._bf16 = recipe, bf16
+        self._recipe, self._bf16, self._often = recipe, bf16, often
         self._empty = int(states.rows([""]))
         self._levels = alphas_cumprod()
         snr = self._levels / (1 - self._levels)
@@ -39,7 +41,7 @@ class DiffusionLoss:
 
     def __call__(self, step: int) -> Tensor:
         g, batch = generator(self._recipe.seed, "unet", step), self._recipe.unet_batch
-        rows = torch.randint(len(self._latents), (batch,), generator=g)
+        rows = self._rows(g, batch)
         which = torch.randint(self._captions.shape[1], (batch,), generator=g)
         text = self._captions[rows, which]
         text[torch.rand(batch, generator=g) < self._recipe.empty] = self._empty
@@ -56,6 +58,11 @@ class DiffusionLoss:
                 noisy, timesteps.to(device), encoder_hidden_states=self._states[text]
             ).sample
         return row_losses(answer, noise).mean()
+
+    def _rows(self, g: torch.Generator, batch: int) -> Tensor:
+        if self._often is None:
+            return torch.randint(len(self._latents), (batch,), generator=g)
+        return torch.multinomial(self._often, batch, replacement=True, generator=g)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..server import ROOT
 from ..world import caption, random_scene
 from ..world.shard import fill
-from .recipe import BaseFailed, Recipe
+from .recipe import FAVOUR, BaseFailed, Recipe
 
 FIRST_SEED = 0  # pictures of seeds below EVALUATION_SEED are for training
 EVALUATION_SEED = 1_000_000_000
@@ -85,6 +85,12 @@ def captions_of(recipe: Recipe) -> list[list[str]]:
     """Each picture's captions: as many as the recipe says, some of them perhaps the same."""
     known: set[str] = set()
     return [_captions(recipe, seed, known) for seed in seeds(recipe)]
+
+
+def how_often(recipe: Recipe) -> Tensor:
+    """`FAVOUR` for pictures of the favoured kinds, 1 for the others, ``[pool]``."""
+    kinds = (random_scene(seed).kind for seed in seeds(recipe))
+    return torch.tensor([float(FAVOUR) if kind in recipe.favoured else 1.0 for kind in kinds])
 
 
 def _captions(recipe: Recipe, seed: int, known: set[str]) -> list[str]:

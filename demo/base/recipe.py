@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ..world.kinds import KINDS
+
 
 class BaseFailed(RuntimeError):
     """Something the user can mend; the message says what."""
@@ -39,14 +41,22 @@ class Recipe:
     """Share of rows with the empty caption, for guidance."""
     decay: float = 0.999
     """Of the running mean of the UNet's weights, which is what is kept."""
+    favour: str = ""
+    """Kinds of things, with commas, whose pictures the UNet sees `FAVOUR` times as often."""
 
     def __post_init__(self) -> None:
         if self.size % 8 or self.size < 16:
             raise BaseFailed(f"size = {self.size}: choose a multiple of 8 from 16 up (64, 96, 128)")
         if self.vae_crop and (self.vae_crop % 8 or not 16 <= self.vae_crop <= self.size):
             raise BaseFailed(f"vae_crop = {self.vae_crop}: a multiple of 8 in 16…{self.size}, or 0")
+        if unknown := set(self.favoured) - set(KINDS):
+            raise BaseFailed(f"favour: no {sorted(unknown)[0]!r} among {', '.join(KINDS)}")
         if min(self.pool, self.captions, self.vae_batch, self.unet_batch) < 1:
             raise BaseFailed("pool, captions and batches must be at least 1")
+
+    @property
+    def favoured(self) -> tuple[str, ...]:
+        return tuple(filter(None, (kind.strip() for kind in self.favour.split(","))))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -56,7 +66,7 @@ class Recipe:
 
         Only what ``stage`` ("vae" or "unet") depends on: a finished autoencoder serves any UNet.
         """
-        theirs, ours = json.loads(stored), asdict(self)
+        theirs, ours = {"favour": "", **json.loads(stored)}, asdict(self)  # younger than some runs
         for name in sorted(theirs.keys() | ours.keys()):
             if theirs.get(name) != ours.get(name) and not name.startswith(OTHERS[stage]):
                 raise BaseFailed(
@@ -65,7 +75,10 @@ class Recipe:
                 )
 
 
-OTHERS = {"vae": ("unet_", "captions", "texts", "gamma", "empty", "decay"), "unet": ("vae_",)}
+OTHERS = {
+    "vae": ("unet_", "captions", "texts", "gamma", "empty", "decay", "favour"),
+    "unet": ("vae_",),
+}
 VAE_DECAY = 0.995  # of the running mean of the autoencoder's weights
 
 CARD = Recipe()
@@ -81,6 +94,7 @@ def recipe_for(device: torch.device, **changes: int | float | None) -> Recipe:
     return replace(PROCESSOR if device.type == "cpu" else CARD, **given)
 
 
+FAVOUR = 4
 WARMUP, COOLDOWN = 100, 0.3
 
 

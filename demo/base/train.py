@@ -27,7 +27,7 @@ from .autoencoder import AutoencoderLoss, balance, encode_pool, fresh, head_star
 from .diffusion import DiffusionLoss
 from .grid import GRID, prompts_of, sample_grid
 from .pack import packed_weights, trained_tensors
-from .pool import captions_of, load_pool, to_pixels
+from .pool import captions_of, how_often, load_pool, to_pixels
 from .recipe import VAE_DECAY, BaseFailed, Recipe, has_fast_bf16
 from .stage import Budget, Stage, run
 from .states import TextStates
@@ -136,7 +136,8 @@ def train_unet(plan: Plan, pictures: Tensor, vae: nn.Module, start: dict[str, Te
     else:
         unet = fresh("unet", recipe.seed + 1, plan.layout)
     unet = _placed(unet, plan.device)
-    loss = DiffusionLoss(unet, latents, captions, states, recipe, plan.bf16)
+    often = how_often(recipe) if recipe.favour else None
+    loss = DiffusionLoss(unet, latents, captions, states, recipe, plan.bf16, often)
     stage = Stage("unet", unet, loss, recipe.unet_lr, recipe.unet_batch, recipe, plan.folder,
                   recipe.decay, show, origin=origin)  # fmt: skip
 
