@@ -1,10 +1,17 @@
 """Precision, probes, and accelerate without its process-wide state."""
 
+import platform
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from pack.trainer.config import ConfigError
-from pack.trainer.precision import accelerator, check_attention, resolve_precision
+from pack.trainer.precision import (
+    accelerator,
+    check_attention,
+    resolve_precision,
+    slow_because,
+)
 from toy import CPU
 
 STATES = (PartialState, AcceleratorState, GradientState)
@@ -15,6 +22,16 @@ def test_auto_is_fp32_on_a_cpu() -> None:
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(ConfigError, match="fp16.*card"):
         resolve_precision("fp16", CPU)
+
+
+def test_bf16_without_instructions_for_it_is_said(monkeypatch) -> None:
+    card, cpu = torch.device("cuda"), torch.cpu
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for tiles, wide, slow in ((False, False, True), (True, False, False), (False, True, False)):
+        monkeypatch.setattr(cpu, "_is_amx_tile_supported", lambda it=tiles: it, raising=False)
+        monkeypatch.setattr(cpu, "_is_avx512_bf16_supported", lambda it=wide: it, raising=False)
+        assert ("choose precision = fp32" in slow_because("bf16", CPU)) is slow
+    assert slow_because("fp32", CPU) == slow_because("bf16", card) == ""
 
 
 def test_accelerate_is_left_as_it_was() -> None:

@@ -19,7 +19,7 @@ from .images import ImageError, ImageFile, check_photo
 from .names import check_name
 from .optim import check_optimizer
 from .packages import check_peft, do_without_broken_peft
-from .precision import check_attention, resolve_precision
+from .precision import check_attention, resolve_precision, slow_because
 from .tokenizer import overflow
 from .views import Frames
 
@@ -71,6 +71,8 @@ def check(
     """
     check_name(job.name)
     precision = resolve_precision(job.config.precision, device, job.config.weights)
+    if said := slow_because(precision, device):
+        listener(Note(said))
     check_attention(job.config.attention, device)
     check_optimizer(job.config, device)
     _check_lora(job, listener)
