@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..trainer.events import Begun, Command, Event, Note, Phase, Preview, Saved, Step
+from ..trainer.events import Begun, Command, Event, Note, Phase, Planned, Preview, Saved, Step
 from . import host
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Reporter:
     live: host.Live
     kind: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    plan: list[str] = dataclasses.field(default_factory=list)
     last: Step | None = None
 
     def __call__(self, event: Event) -> None:
@@ -36,6 +37,9 @@ class Reporter:
         elif isinstance(event, Preview):
             step = self.last.step if self.last else 0
             self.progress.bar(step, self.last.total if self.last else 1, event.image)
+        elif isinstance(event, Planned):
+            self.plan = [event.text]
+            self.progress.say(event.text, always=True)
         elif isinstance(event, Note):
             self.notes.append(event.text)
             self.progress.say(event.text, always=True)
@@ -52,7 +56,7 @@ class Reporter:
             self.live(Begun(result.folder, result.steps, result.steps))
         said = self.summary(result)
         self.live.end("stopped" if result.stopped else "finished", said)
-        text = "\n".join([said, *self.notes])
+        text = "\n".join([said, *self.plan, *self.notes])
         self.progress.say(text, always=True)
         return text
 

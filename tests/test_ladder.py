@@ -92,7 +92,7 @@ class Card:
         self.calls, self.widest, real = 0, 0, StableDiffusion.predict
 
         def predict(model: StableDiffusion, noisy: torch.Tensor, *rest: torch.Tensor):
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not noisy.is_meta:  # no estimate
                 self.calls += 1
                 if self.calls > after and len(noisy) > rows:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")

@@ -267,6 +267,8 @@ def test_flip_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     real = StableDiffusion.predict
 
     def predict(self, noisy, *rest):
+        if noisy.is_meta:  # the estimate of memory
+            return real(self, noisy, *rest)
         last = torch.channels_last
         weight = self.unet.conv_in.weight
         seen.append(

@@ -38,6 +38,9 @@ class PairedRows:
     n_k of stream k, spread evenly over the round and shuffled by (seed, round). A batch may begin
     in one pass of its stream and end in the next; so nothing is dropped or filled up, and in a
     round, which is ``batch_size`` epochs, every photo is used ``batch_size · repeats`` times.
+
+    Attributes:
+        sizes: of the rows, each once, (width, height) in pixels.
     """
 
     def __init__(
@@ -62,13 +65,13 @@ class PairedRows:
         self._texts = texts or Texts()
         self._prior_without_images = prior_without_images
         self._batch_size = batch_size
-        self._sizes = sorted({frames.size_of(p) for photos in self._photos for p in photos})
-        self._streams = [self._stream(size) for size in self._sizes]
+        self.sizes = sorted({frames.size_of(p) for photos in self._photos for p in photos})
+        self._streams = [self._stream(size) for size in self.sizes]
         self._round = lru_cache(maxsize=4)(self._order_round)
 
     def _stream(self, size: Size) -> Stream:
         shares = [self._share(n, c, size) for n, c in enumerate(self._concepts)]
-        name = size if len(self._sizes) > 1 else ()
+        name = size if len(self.sizes) > 1 else ()
         return Stream([share for share in shares if share.photos], self._seed, name)
 
     def _share(self, number: int, concept: Concept, size: Size) -> Share:
@@ -94,7 +97,7 @@ class PairedRows:
             size, stream = entry
             return len(stream), -abs(math.log(size[0] / size[1]))
 
-        return max(zip(self._sizes, self._streams, strict=True), key=rank)[0]
+        return max(zip(self.sizes, self._streams, strict=True), key=rank)[0]
 
     def instance(self, position: int) -> Row:
         """The instance row at ``position``, counted over the whole run from 0."""
@@ -128,7 +131,7 @@ class PairedRows:
         found = [v for photos in self._photos for p in photos for v in self._frames.views(p)]
         classes = [
             self._frames.class_(photo, size)
-            for size, stream in zip(self._sizes, self._streams, strict=True)
+            for size, stream in zip(self.sizes, self._streams, strict=True)
             for photo in stream.class_photos()
         ]
         classes.sort(key=lambda view: view.photo.path)
@@ -142,13 +145,13 @@ class PairedRows:
     def _find(self, position: int) -> tuple[Size, Stream, int]:
         """The stream of a position, and how many of its rows came before."""
         if len(self._streams) == 1:
-            return self._sizes[0], self._streams[0], position
+            return self.sizes[0], self._streams[0], position
         batch, place = divmod(position, self._batch_size)
         turn, batch = divmod(batch, self.epoch_length)
         number, before = self._round(turn)[batch]
         stream = self._streams[number]
         index = (turn * len(stream) + before) * self._batch_size + place
-        return self._sizes[number], stream, index
+        return self.sizes[number], stream, index
 
     def _order_round(self, turn: int) -> list[tuple[int, int]]:
         """Of each batch of a round: its stream, and how many batches of that came before it.
@@ -156,7 +159,7 @@ class PairedRows:
         The i-th of n batches falls at a random place of the i-th of n equal parts of the round.
         """
         batches = []
-        for number, (size, stream) in enumerate(zip(self._sizes, self._streams, strict=True)):
+        for number, (size, stream) in enumerate(zip(self.sizes, self._streams, strict=True)):
             g = generator(self._seed, "bucket order", turn, *size)
             places = torch.rand(len(stream), generator=g, dtype=torch.float64)
             places = (places + torch.arange(len(stream))) / len(stream)

@@ -18,6 +18,23 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """What the run is going to hold of its device's memory, and what it may take; in bytes.
+
+    ``change``: how its steps are cut up so that it fits, in words; empty where they are whole.
+    """
+
+    need: int
+    free: int
+    change: str
+
+    @property
+    def text(self) -> str:
+        said = f"memory: about {gib(self.need)} of the {gib(self.free)} that it may take"
+        return f"{said}, with {self.change}" if self.change else said
+
+
+@dataclass(frozen=True)
 class Begun:
     """The run has its folder, and ``step`` of its ``total`` steps: more than 0 if it goes on."""
 
@@ -71,7 +88,7 @@ class Note:
     text: str
 
 
-Event = Phase | Begun | Step | Preview | Saved | Note
+Event = Phase | Planned | Begun | Step | Preview | Saved | Note
 Listener = Callable[[Event], None]
 
 
@@ -89,6 +106,11 @@ class Command(Enum):
 
 
 Control = Callable[[], Command]
+
+
+def gib(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.1f} GiB"
 
 
 def ignore(event: Event) -> None:

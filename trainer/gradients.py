@@ -46,7 +46,12 @@ class Gradients:
         accelerate: Accelerator,
         listener: Listener,
         orders: Orders,
+        ladder: Ladder,
     ) -> None:
+        """
+        Args:
+            ladder: at the rung to begin with.
+        """
         self._p = prepared
         self._config = prepared.job.config
         self._model = prepared.model
@@ -65,15 +70,7 @@ class Gradients:
         )
         self._text_learns = True
         self._learned_texts: FrozenTexts | None = None  # of an encoder that has stopped learning
-        self._ladder = Ladder(
-            self._config.batch_size,
-            # what the base predicts is compared exactly only on the same rows: taught rows always
-            # have a pass without instance rows
-            any(concept.has_prior for concept in prepared.job.concepts)
-            and not self._config.lora.prior_without_images,
-            self._config.gradient_checkpointing,
-            -(-self._config.rows_per_step // self._ranks.count),
-        )
+        self._ladder = ladder
 
     def fill(self, step: int) -> Losses:
         """The gradients of the step after ``step`` finished ones, in the parameters' ``grad``.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ from .config import ConfigError, Job
 from .errors import UpdateDidNotFit
 from .events import Begun, Command, Control, Listener, Note, Step, go_on, ignore
 from .gradients import Gradients
+from .heap import without_holes
 from .learner import Learner
+from .memory_plan import plan_memory
 from .orders import Orders, Stopped
 from .precision import accelerator
 from .previews import Previews
@@ -62,7 +64,7 @@ def train(
     orders = Orders(control, ranks)
     heard = with_tensorboard(listener) if ranks.is_first else nullcontext(ignore)
     # a host may run us inside inference mode, where nothing can learn
-    with torch.inference_mode(False), torch.enable_grad(), heard as listener:
+    with torch.inference_mode(False), torch.enable_grad(), heard as listener, _heap(base, device):
         try:
             _check_share(job, ranks)
             plan = check(job, base, device, listener, orders.meet)
@@ -74,6 +76,11 @@ def train(
                     return _Run(prepared, accelerate, listener, orders).run()
         except Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
+
+
+def _heap(base: dict[str, Tensor], device: torch.device) -> AbstractContextManager[None]:
+    on_cpu = device.type == "cpu"
+    return without_holes(sum(map(Tensor.numel, base.values()))) if on_cpu else nullcontext()
 
 
 def _check_share(job: Job, ranks: Ranks) -> None:
@@ -99,12 +106,13 @@ class _Run:
         self.listener = listener
         self.orders = orders
         self.ranks = prepared.ranks
+        ladder = plan_memory(prepared, listener)
         self.learner = Learner(prepared, accelerate)
         if reason := self.learner.slow_because:
             listener(Note(f"{reason}: each update takes longer, its result is the same"))
         self.saver = Saver(prepared, self.learner.tensors, listener)
         self.recovery = Recovery(prepared, self.learner, accelerate, listener)
-        self.gradients = Gradients(prepared, accelerate, listener, orders)
+        self.gradients = Gradients(prepared, accelerate, listener, orders, ladder)
         self.previews = Previews(prepared, listener, orders.check)
         seconds = prepared.state.progress.seconds if prepared.state else 0.0
         self.started = time.perf_counter() - seconds

@@ -123,9 +123,9 @@ class SplitAdamW(torch.optim.Optimizer):
 
     def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
         weight, state = self.value(parameter), self.state[parameter]
-        gradient = _alike(parameter.grad, parameter).float()
+        gradient = _alike(parameter.grad, parameter).to(torch.float32, copy=True)
         if self._scale is not None:
-            gradient = gradient * self._scale
+            gradient.mul_(self._scale)
         mean, square = self._moments.read(state, parameter)
         beta1, beta2 = group["betas"]
         adamw(
@@ -146,6 +146,7 @@ class SplitAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+        del gradient  # as large as the weight, and rounding takes as much
         self._moments.write(state, mean, square)
         if self.lean:
             parameter.copy_(round_at_random(weight, self._random(parameter, state["step"])))

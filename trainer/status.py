@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from .curve import number
-from .events import Begun, Event, Note, Phase, Preview, Saved, Step
+from .events import Begun, Event, Note, Phase, Planned, Preview, Saved, Step
 from .files import read_json
 from .history import list_pictures, preview_prompts
 
@@ -63,7 +63,7 @@ class Status:
             self.pictures = list_pictures(event.path.parent.parent)
         elif isinstance(event, Saved):
             self.saved.append([event.step, event.path.name])
-        elif isinstance(event, Note):
+        elif isinstance(event, Note) or (isinstance(event, Planned) and event.change):
             self.notes = [*self.notes, event.text][-MAX_NOTES:]
 
     def _take_step(self, event: Step) -> None:

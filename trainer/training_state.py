@@ -31,7 +31,12 @@ _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
 def state_bytes(config: TrainConfig) -> int:
     """What a state takes on disk of each weight that learns."""
     averages = 4 if config.ema_decay else 0
-    return _WEIGHT_BYTES[config.weights] + _MOMENT_BYTES[config.optimizer] + averages
+    return _WEIGHT_BYTES[config.weights] + moment_bytes(config) + averages
+
+
+def moment_bytes(config: TrainConfig) -> int:
+    """What the optimizer keeps of each weight that learns."""
+    return _MOMENT_BYTES[config.optimizer]
 
 
 @dataclass(frozen=True)

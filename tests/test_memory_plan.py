@@ -1,0 +1,142 @@
+"""What a step will hold in memory: the estimate against a count of a real step's tensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pack.trainer import loop, memory_plan
+from pack.trainer.errors import TrainingError
+from pack.trainer.events import Note, Planned, Step
+from pack.trainer.footprint import Held
+from pack.trainer.gradients import Gradients
+from pack.trainer.model import StableDiffusion
+from toy import Run, make_concept, make_job, run, toy_base
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("toy", {}),
+        ("toy", {"precision": "bf16"}),
+        ("toy", {"weights": "exact"}),
+        ("toy", {"gradient_checkpointing": True}),
+        ("toy", {"gradient_checkpointing": True, "precision": "bf16"}),
+        ("toy", {"trains": "unet", "batch_size": 3}),
+        ("toy", {"batch_size": 2, "gradient_accumulation_steps": 2}),
+        ("toy_sdxl", {}),
+    ],
+)
+def test_the_estimate_is_what_a_step_holds(
+    tmp_path: Path, monkeypatch, kind: str, options: dict
+) -> None:
+    needs, counted = [], []
+    estimate, fill = memory_plan.estimate, Gradients.fill
+
+    def counting(gradients: Gradients, step: int) -> object:
+        with Held() as held:
+            losses = fill(gradients, step)
+        counted.append((held.peak, held.now))
+        return losses
+
+    monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
+    monkeypatch.setattr(Gradients, "fill", counting)
+    concept = make_concept(tmp_path / "pictures", photos=4, classes=4)
+    run(make_job(tmp_path, (concept,), resolution=256, **options), toy_base(kind))
+    assert len(needs) == 1
+    peak, left = counted[-1]
+    assert needs[0].step == pytest.approx(peak, rel=0.02)
+    if "weights" not in options:  # whose update needs more than gradients
+        assert needs[0].update == pytest.approx(left, rel=0.02)
+
+
+@pytest.fixture
+def free(monkeypatch) -> Callable[[float], None]:
+    """Sets what is free, in bytes."""
+    return lambda count: monkeypatch.setattr(memory_plan, "free_memory", lambda _: int(count))
+
+
+def planned(made: Run) -> Planned:
+    (event,) = made.of(Planned)
+    return event
+
+
+def test_a_run_that_fits_says_what_it_takes(tmp_path: Path, free: Callable) -> None:
+    free(22.3 * GIB)
+    event = planned(run(make_job(tmp_path)))
+    assert event.text == "memory: about 0.3 GiB of the 22.3 GiB that it may take"
+
+
+def test_a_run_that_does_not_fit_whole_begins_lower_and_learns_the_same(
+    tmp_path: Path, free: Callable
+) -> None:
+    job = make_job(tmp_path, batch_size=4, resolution=256, trains="unet", steps=3)
+    whole = run(job)
+    free(planned(whole).need - 1)
+    lower = run(job)
+    assert planned(lower).change.startswith("2 instance rows at a time")
+    assert planned(lower).need < planned(whole).need
+    free(planned(lower).need - 1)
+    lowest = run(job)
+    assert planned(lowest).change != planned(lower).change
+    for made in (lower, lowest):
+        for mine, theirs in zip(made.of(Step), whole.of(Step), strict=True):
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+            assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+
+
+def test_a_run_that_never_fits_is_refused_before_anything_is_placed(
+    tmp_path: Path, free: Callable, monkeypatch
+) -> None:
+    free(1000)
+    monkeypatch.setattr(loop, "Learner", lambda *_: pytest.fail("something was placed"))
+    with pytest.raises(
+        TrainingError,
+        match=r"about 0\.3 GiB, row by row.*0\.0 GiB of cpu are free, so nothing was trained: "
+        r"choose optimizer = adamw8bit, or weights = exact, or train a LoRA, or train the unet",
+    ):
+        run(make_job(tmp_path))
+
+
+def test_what_nearly_fits_is_tried(tmp_path: Path, free: Callable) -> None:
+    """An estimate may be wrong by a tenth, and a step that fails loses nothing."""
+    job = make_job(tmp_path, gradient_checkpointing=True, trains="unet", steps=1)
+    need = planned(run(job)).need
+    free(0.92 * need)
+    assert run(job).result.steps == 1
+    free(0.85 * need)
+    with pytest.raises(TrainingError, match="nothing was trained"):
+        run(job)
+
+
+def test_without_knowing_what_is_free_nothing_is_said(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(memory_plan, "free_memory", lambda _: None)
+    assert not run(make_job(tmp_path)).of(Planned)
+
+
+def test_a_net_that_cannot_be_estimated_is_trained(tmp_path: Path, monkeypatch) -> None:
+    real = StableDiffusion.predict
+
+    def predict(model: StableDiffusion, noisy: torch.Tensor, *rest: torch.Tensor):
+        if noisy.is_meta:
+            raise NotImplementedError("no kernel for meta")
+        return real(model, noisy, *rest)
+
+    monkeypatch.setattr(StableDiffusion, "predict", predict)
+    made = run(make_job(tmp_path))
+    assert made.result.steps == 2 and not made.of(Planned)
+    assert "no kernel for meta" in made.of(Note)[0].text
+
+
+def test_free_memory_of_a_card_is_what_this_process_may_still_take(monkeypatch) -> None:
+    card = torch.cuda
+    for name, value in {"mem_get_info": (3 * GIB, 8 * GIB), "memory_reserved": 2 * GIB,
+                        "memory_allocated": GIB}.items():  # fmt: skip
+        monkeypatch.setattr(card, name, lambda _, value=value: value)
+    monkeypatch.setattr(card, "get_per_process_memory_fraction", lambda _: 1.0, raising=False)
+    device = torch.device("cuda", 0)
+    assert memory_plan.free_on_card(device) == 4 * GIB
+    monkeypatch.setattr(card, "get_per_process_memory_fraction", lambda _: 0.5, raising=False)
+    assert memory_plan.free_on_card(device) == 3 * GIB

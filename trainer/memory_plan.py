@@ -1,0 +1,225 @@
+"""Whether a run fits into its device's memory, and how its steps are cut up so that it does."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .conditioning import Conditioning
+from .config import TrainConfig
+from .config.train import EXACT
+from .errors import TrainingError
+from .events import Listener, Note, Planned, gib
+from .footprint import META, AsComputed, Held, backward, without_values
+from .ladder import Ladder
+from .setup import Prepared
+from .training_state import learning, moment_bytes
+
+# what no tensor shows: workspaces of the libraries, holes in the allocator's blocks
+_BESIDE, _HOLES = 0.3 * 2**30, 1.04
+_SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
+_UPDATE_IN_PARTS = 12  # bytes for each value of the largest weight while torch updates a split one
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a run holds on its device.
+
+    Attributes:
+        weights: of the parts that are there during a step, with remainders and averages.
+        moments: of the optimizer.
+        step: activations and gradients at the worst moment of forward and backward.
+        update: gradients, and what the update holds beside them.
+    """
+
+    weights: int
+    moments: int
+    step: int
+    update: int
+
+    @property
+    def total(self) -> int:
+        held = self.weights + self.moments + max(self.step, self.update)
+        return int(held * _HOLES + _BESIDE)
+
+
+def plan_memory(prepared: Prepared, listener: Listener) -> Ladder:
+    """How the steps begin: the first rung of the ladder that fits into what is free.
+
+    It tells what it found out. Where the free memory is not known, it is the top.
+
+    Raises:
+        TrainingError: the run surely fits on no rung; nothing was placed.
+    """
+    ladder, free = _top(prepared), free_memory(prepared)
+    planned = None if free is None else _descend(prepared, ladder, free, listener)
+    refused = planned is not None and planned.need * _SURELY > planned.free
+    # all or none: a process alone would wait for the others for ever
+    if prepared.ranks.total([float(refused)])[0]:
+        raise TrainingError(_refusal(prepared, planned))
+    if planned:
+        listener(planned)
+    return ladder
+
+
+def _descend(prepared: Prepared, ladder: Ladder, free: int, listener: Listener) -> Planned | None:
+    """Lower the ladder until a step fits, or to its end; None where that cannot be found out."""
+    change = ""
+    try:
+        need = estimate(prepared, ladder)
+        while need.total > free and (lower := ladder.lower()):
+            change = lower
+            if ladder.checkpointing:
+                prepared.model.recompute_activations(prepared.job.config.trains_text_encoder)
+            need = estimate(prepared, ladder)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        # a layer that knows no meta device: the run itself shows whether it fits
+        listener(Note(f"how much memory this run takes is not known beforehand: {error}"))
+        return None
+    return Planned(need.total, free, change)
+
+
+def _top(prepared: Prepared) -> Ladder:
+    config = prepared.job.config
+    return Ladder(
+        config.batch_size,
+        # what the base predicts is compared exactly only on the same rows: taught rows always
+        # have a pass without instance rows
+        _has_classes(prepared) and not config.lora.prior_without_images,
+        config.gradient_checkpointing,
+        math.ceil(config.rows_per_step / prepared.ranks.count),
+    )
+
+
+def _has_classes(prepared: Prepared) -> bool:
+    """Whether class rows join instance rows, their targets drawn or taught."""
+    concepts, taught = prepared.job.concepts, prepared.job.config.lora.prior_without_images
+    return any(c.has_prior or taught and c.lacks_class_images for c in concepts)
+
+
+def _refusal(prepared: Prepared, planned: Planned | None) -> str:
+    if planned is None:
+        return "this run does not fit into the memory of another process: nothing was trained"
+    config = prepared.job.config
+    ways = ["choose optimizer = adamw8bit"] * (config.optimizer == "adamw")
+    if not config.lora.is_on:
+        ways += ["weights = exact"] * (not config.has_split_weights) + ["train a LoRA"]
+    ways += ["train the unet alone"] * config.trains_text_encoder
+    ways += ["choose ema_decay = 0"] * bool(config.ema_decay)
+    ways += ["a smaller resolution", "close what else uses the memory"]
+    return (
+        f"this run needs about {gib(planned.need)}, row by row and with gradient checkpointing, and"
+        f" {gib(planned.free)} of {prepared.device} are free, so nothing was trained:"
+        f" {', or '.join(ways)}"
+    )
+
+
+def free_memory(prepared: Prepared) -> int | None:
+    """Bytes that the run may still take; on a processor its weights are there already."""
+    device = prepared.device
+    if device.type == "cuda":
+        return free_on_card(device)
+    if device.type == "cpu":
+        import psutil  # comes with accelerate
+
+        here = (p for module in prepared.trained.modules.values() for p in module.parameters())
+        return psutil.virtual_memory().available + sum(map(_bytes, here))
+    return None
+
+
+def free_on_card(device: torch.device) -> int:
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    ask = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # torch 2.9
+    allowed = int(total * ask(device)) if ask else total
+    return min(free + held, allowed) - torch.cuda.memory_allocated(device)
+
+
+def estimate(prepared: Prepared, ladder: Ladder) -> Need:
+    """What a step on this rung takes, at the largest shape of the run."""
+    config = prepared.job.config
+    with _on_meta(prepared) as computed, Held() as held:
+        several = _passes(prepared, ladder) > 1
+        rows = ladder.rows * (1 if ladder.apart else 2)
+        for _ in range(1 + several):  # from the second on gradients are there from the start
+            _one_pass(prepared, rows, computed)
+        gradients = held.now
+    trained = [p for _, p in learning(prepared.trained.modules)]
+    largest = max(p.numel() for p in trained)
+    in_parts = _UPDATE_IN_PARTS * largest if config.has_split_weights else 0
+    return Need(
+        weights=_weights(prepared, config),
+        moments=sum(p.numel() for p in trained) * moment_bytes(config),
+        step=held.peak,
+        update=gradients + in_parts,
+    )
+
+
+def _passes(prepared: Prepared, ladder: Ladder) -> int:
+    share = math.ceil(prepared.job.config.rows_per_step / prepared.ranks.count)
+    return math.ceil(share / ladder.rows) * (1 + (ladder.apart and _has_classes(prepared)))
+
+
+def _weights(prepared: Prepared, config: TrainConfig) -> int:
+    """Of the trained parts, frozen layers among them."""
+    count = 0
+    for module in prepared.trained.modules.values():
+        for parameter in module.parameters():
+            held = 2 * parameter.numel() if config.has_split_weights else _bytes(parameter)
+            if parameter.requires_grad:
+                extra = 2 * (config.weights == EXACT) + 4 * bool(config.ema_decay)
+                held += extra * parameter.numel()
+            count += held
+    return count
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@contextmanager
+def _on_meta(prepared: Prepared) -> Iterator[AsComputed]:
+    """Inside, the run's trained modules compute without values, as they will on the device."""
+    config, model = prepared.job.config, prepared.model
+    split = torch.bfloat16 if config.has_split_weights else None
+    lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(prepared.autocast)
+    processors, dtype = model.unet.attn_processors, model.dtype
+    model.dtype = split or dtype
+    if config.attention == "xformers":  # it knows no meta device, and keeps what ours keeps
+        model.unet.set_default_attn_processor()
+    try:
+        with (
+            without_values(prepared.trained.modules.values(), split),
+            AsComputed(lower, prepared.device.type != "cpu") as computed,
+        ):
+            yield computed
+    finally:
+        model.dtype = dtype
+        if config.attention == "xformers":
+            model.unet.set_attn_processor(processors)
+
+
+def _one_pass(prepared: Prepared, rows: int, computed: AsComputed) -> None:
+    """As ``Gradients.forward_backward``."""
+    model = prepared.model
+    size = max(prepared.rows.sizes, key=math.prod)
+    shape = (rows, *model.latent_shape(size))
+    noisy, answer, *_ = [torch.empty(shape, device=META) for _ in range(5)]
+    text = _conditioning(prepared, rows)
+    timesteps = torch.empty(rows, dtype=torch.long, device=META)
+    time_ids = torch.empty(rows, 6, device=META)
+    prediction = model.predict(noisy, timesteps, text, time_ids)
+    computed.forget()
+    backward(functional.mse_loss(prediction.float(), answer))
+
+
+def _conditioning(prepared: Prepared, rows: int) -> Conditioning:
+    if prepared.texts is None:
+        prompts = list(dict.fromkeys(prepared.rows.texts()))[:rows]
+        encoded = prepared.model.encode_prompts(prompts, META)
+        return encoded[[row % len(prompts) for row in range(rows)]]
+    return Conditioning.cat([prepared.texts[""].to(META)] * rows)
