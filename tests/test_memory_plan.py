@@ -1,10 +1,12 @@
 """What a step will hold in memory: the estimate against a count of a real step's tensors."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pack.benchmarks import footprint
 from pack.trainer import loop, memory_plan
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
@@ -66,7 +68,7 @@ def planned(made: Run) -> Planned:
 def test_a_run_that_fits_says_what_it_takes(tmp_path: Path, free: Callable) -> None:
     free(22.3 * GIB)
     event = planned(run(make_job(tmp_path)))
-    assert event.text == "memory: about 0.3 GiB of the 22.3 GiB that it may take"
+    assert event.text == "memory: about 0.1 GiB of the 22.3 GiB that it may take"
 
 
 def test_a_run_that_does_not_fit_whole_begins_lower_and_learns_the_same(
@@ -94,7 +96,7 @@ def test_a_run_that_never_fits_is_refused_before_anything_is_placed(
     monkeypatch.setattr(loop, "Learner", lambda *_: pytest.fail("something was placed"))
     with pytest.raises(
         TrainingError,
-        match=r"about 0\.3 GiB, row by row.*0\.0 GiB of cpu are free, so nothing was trained: "
+        match=r"about 0\.1 GiB, row by row.*0\.0 GiB of cpu are free, so nothing was trained: "
         r"choose optimizer = adamw8bit, or weights = exact, or train a LoRA, or train the unet",
     ):
         run(make_job(tmp_path))
@@ -140,3 +142,11 @@ def test_free_memory_of_a_card_is_what_this_process_may_still_take(monkeypatch) 
     assert memory_plan.free_on_card(device) == 4 * GIB
     monkeypatch.setattr(card, "get_per_process_memory_fraction", lambda _: 0.5, raising=False)
     assert memory_plan.free_on_card(device) == 3 * GIB
+
+
+def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:
+    stored = json.loads(footprint.RESULTS.read_text("utf-8"))
+    page = footprint.PAGE.read_text("utf-8")
+    for suite in stored.values():
+        assert footprint.table(suite["rows"]) in page
+        assert all(0.9 <= row["ratio"] <= 1.1 for row in suite["rows"].values())

@@ -7,6 +7,7 @@ device), while every storage is counted from its birth to its end.
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class Held(TorchDispatchMode):
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         out = function(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
+        # a view of a tensor from outside shows a storage that was not born here
+        for value in tree_leaves(out) if _is_new(function) else ():
             if isinstance(value, Tensor):
                 self._count(value.untyped_storage())
         return out
@@ -55,6 +57,12 @@ class Held(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+
+
+@cache
+def _is_new(function: torch._ops.OpOverload) -> bool:
+    """Whether its results have storages of their own, by its schema."""
+    return not any(result.alias_info for result in function._schema.returns)
 
 
 class _Attention(torch.autograd.Function):

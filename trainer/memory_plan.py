@@ -19,8 +19,10 @@ from .ladder import Ladder
 from .setup import Prepared
 from .training_state import learning, moment_bytes
 
-# what no tensor shows: workspaces of the libraries, holes in the allocator's blocks
-_BESIDE, _HOLES = 0.3 * 2**30, 1.04
+# what no tensor shows: workspaces of the libraries, and holes in the allocator's blocks. On a
+# processor as benchmarks/footprint.py measures it; of a card a guess, until one was measured
+_BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
+_HOLES = {"cpu": 1.01, "cuda": 1.04}
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
 _UPDATE_IN_PARTS = 12  # bytes for each value of the largest weight while torch updates a split one
 
@@ -34,17 +36,24 @@ class Need:
         moments: of the optimizer.
         step: activations and gradients at the worst moment of forward and backward.
         update: gradients, and what the update holds beside them.
+        device: its type.
     """
 
     weights: int
     moments: int
     step: int
     update: int
+    device: str
+
+    @property
+    def tensors(self) -> int:
+        """At the worst moment of a step."""
+        return self.weights + self.moments + max(self.step, self.update)
 
     @property
     def total(self) -> int:
-        held = self.weights + self.moments + max(self.step, self.update)
-        return int(held * _HOLES + _BESIDE)
+        """With what no tensor shows."""
+        return int(self.tensors * _HOLES[self.device] + _BESIDE[self.device])
 
 
 def plan_memory(prepared: Prepared, listener: Listener) -> Ladder:
@@ -156,6 +165,7 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
         moments=sum(p.numel() for p in trained) * moment_bytes(config),
         step=held.peak,
         update=gradients + in_parts,
+        device=prepared.device.type,
     )
 
 

@@ -1,0 +1,208 @@
+"""How well a run's memory is estimated before it begins: ``python benchmarks/footprint.py``.
+
+Trains two steps for each row in a process of its own and compares what the trainer said it would
+hold with what it then held: of a card what torch's allocator took from it, without one what the
+process has of its own in the RAM, weights included (Linux). Writes docs/results/footprint.json and
+its table in docs/BENCHMARKS.md with --write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import datetime
+import gc
+import importlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "docs" / "results" / "footprint.json", ROOT / "docs" / "BENCHMARKS.md"
+PROGRAM = "benchmarks/footprint.py"
+MIB = 1 << 20
+BOTH = "unet + text encoder"
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {
+        "256 px": {"resolution": 256},
+        "512 px": {"resolution": 512},
+        "256 px, 2 + 2": {"resolution": 256, "batch_size": 2},
+        "256 px, recomputed": {"resolution": 256, "gradient_checkpointing": True},
+        "256 px, 2 x (1 + 1)": {"resolution": 256, "gradient_accumulation_steps": 2},
+        "256 px, text encoder": {"resolution": 256, "trains": BOTH},
+        "256 px, averaged": {"resolution": 256, "ema_decay": 0.9},
+        "256 px, LoRA": {"resolution": 256, "lora": {"kind": "lora", "rank": 16}},
+        "128 px, exact": {"resolution": 128, "weights": "exact"},
+    },
+    "cuda": {
+        "exact": {"weights": "exact", "trains": BOTH},
+        "exact, 8-bit moments": {"weights": "exact", "optimizer": "adamw8bit", "trains": BOTH},
+        "lean, 8-bit moments, recomputed": {
+            "weights": "lean", "optimizer": "adamw8bit", "trains": BOTH,
+            "gradient_checkpointing": True,
+        },
+        "fp32 weights": {"trains": BOTH},
+        "fp32 weights, 4 + 4": {"trains": BOTH, "batch_size": 4},
+        "exact, 4 + 4": {"weights": "exact", "trains": BOTH, "batch_size": 4},
+        "UNet alone, recomputed": {"gradient_checkpointing": True},
+        "LoRA": {"lora": {"kind": "lora", "rank": 16}},
+    },
+}  # fmt: skip
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", choices=tuple(ROWS), help="(cpu)")
+    add("--rows", nargs="+", metavar="NAME", help="default: all of the device")
+    add("--work", type=Path, default=ROOT / ".demo" / "footprint", metavar="DIR")
+    add("--write", action="store_true", help="the result into docs/")
+    add("--one", metavar="NAME", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+class Held:
+    """What this process has of the device's memory, in bytes; its greatest since :meth:`begin`."""
+
+    def __init__(self, device: Any) -> None:
+        self._device, self._peak, self._over = device, 0, False
+
+    def begin(self) -> int:
+        """Starts watching; returns what there is now."""
+        gc.collect()
+        if self._device.type == "cuda":
+            self._torch().empty_cache()
+            self._torch().reset_peak_memory_stats(self._device)
+            return self._torch().memory_reserved(self._device)
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is no part of it
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self._own()
+
+    def peak(self) -> int:
+        if self._device.type == "cuda":
+            return self._torch().max_memory_reserved(self._device)
+        return self._peak
+
+    def _torch(self) -> Any:
+        return importlib.import_module("torch").cuda
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, self._own())
+            time.sleep(0.02)
+
+    @staticmethod
+    def _own() -> int:
+        for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+        raise SystemExit("this system does not say how much memory a process has of its own")
+
+
+def one(options: argparse.Namespace) -> dict[str, Any]:
+    """A row's figures, in bytes: what was estimated and what was held."""
+    torch = importlib.import_module("torch")
+    tools, loop, events, memory_plan, checkpoint = (
+        importlib.import_module(f"pack.{name}")
+        for name in ("benchmarks.stopwatch.tools", "trainer.loop", "trainer.events",
+                     "trainer.memory_plan", "trainer.checkpoint")
+    )  # fmt: skip
+    device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
+    settings = ROWS[options.device][options.one]
+    task = tools.Task(material(options), device.type, batch=1, steps=2)
+    job = tools.make_job(task, options.work / "runs" / str(time.time_ns()), settings)
+    held, found, estimate = Held(device), {}, memory_plan.estimate
+
+    def watched(prepared: Any, ladder: Any) -> Any:
+        began = time.perf_counter()
+        need = estimate(prepared, ladder)
+        found["estimate_seconds"] = round(time.perf_counter() - began, 2)
+        found["tensors"] = need.tensors
+        if device.type == "cpu":  # they are there already
+            parts = prepared.trained.modules.values()
+            found["weights"] = sum(p.nbytes for module in parts for p in module.parameters())
+        return need
+
+    def listen(event: Any) -> None:
+        if isinstance(event, events.Planned):
+            found["estimate"], found["before"] = event.need, held.begin()
+        elif isinstance(event, events.Step):
+            found["peak"] = held.peak()
+
+    memory_plan.estimate = watched
+    mapped, _ = checkpoint.read_checkpoint(Path(job.base))
+    base = {name: tensor.clone() for name, tensor in mapped.items()}  # the process's own
+    del mapped
+    loop.train(job, base, device=device, listener=listen)
+    held_bytes = found.pop("peak") - found.pop("before") + found.pop("weights", 0)
+    return found | {"held": held_bytes, "ratio": found["estimate"] / held_bytes}
+
+
+def material(options: argparse.Namespace) -> Any:
+    made = importlib.import_module("pack.benchmarks.stopwatch.material")
+    sizes = {"cuda": made.SIZES["sd15"], "cpu": dataclasses.replace(
+        made.SIZES["small"], channels=(320, 640), instances=3, classes=4)}  # fmt: skip
+    return made.make_material(sizes[options.device], options.work / options.device)
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| | estimated, MiB | of it tensors | held, MiB | estimated / held | seconds to estimate |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        sizes = [f"{row[key] / MIB:.0f}" for key in ("estimate", "tensors", "held")]
+        lines.append(
+            f"| {name} | {' | '.join(sizes)} | {row['ratio']:.3f} | {row['estimate_seconds']} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    options = arguments(argv)
+    sys.path.insert(0, str(ROOT))
+    importlib.import_module("demo.checkout").load_pack()
+    options.work = options.work.resolve()
+    if options.one:
+        print(json.dumps(one(options)))
+        return 0
+    material(options)
+    rows = {}
+    for name in options.rows or ROWS[options.device]:
+        command = [sys.executable, __file__, "--device", options.device, "--one", name]
+        command += ["--work", str(options.work)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        rows[name] = json.loads(said.splitlines()[-1])
+        print(f"{name}: {rows[name]['ratio']:.3f}", file=sys.stderr, flush=True)
+    print(table(rows))
+    if options.write:
+        write(options.device, rows)
+    return 0
+
+
+def write(device: str, rows: dict[str, dict[str, Any]]) -> None:
+    """In the place of the same device's figures; the other's stay."""
+    pages, clock = (
+        importlib.import_module(f"pack.benchmarks.{name}") for name in ("pages", "stopwatch.clock")
+    )
+    stored = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    stored[device] = {"about": {"date": date, "machine": clock.machine()}, "rows": rows}
+    pages.replace(RESULTS, json.dumps(stored, indent=1) + "\n")
+    parts = [
+        f"{kind}, {suite['about']['date']}, torch {suite['about']['machine']['torch']}:\n\n"
+        + table(suite["rows"])
+        for kind, suite in sorted(stored.items())
+    ]
+    pages.fill_in(PAGE, PROGRAM, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
