@@ -13,7 +13,7 @@ from torch.nn import Parameter
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from pack.trainer import kernel  # noqa: E402
-from pack.trainer.moments import WholeMoments  # noqa: E402
+from pack.trainer.moments import WholeMoments, eight_bits  # noqa: E402
 from pack.trainer.one_pass import OnePass, make_one_pass  # noqa: E402
 from pack.trainer.split_adamw import SplitAdamW  # noqa: E402
 
@@ -30,32 +30,29 @@ class ByHand:
         self.maps = [torch.linspace(-1, 1, 256) ** 3, torch.linspace(0, 1, 256) ** 2]
         self._whole = WholeMoments()
 
-    def read(self, state, like):
-        if like.numel() < 4096:
-            return self._whole.read(state, like)
+    def read(self, state, weight, part):
+        if weight.numel() < 4096:
+            return self._whole.read(state, weight, part)
         return tuple(
-            self._values(state, name, table.to(like.device), like)
+            self._values(state, name, table.to(weight.device), weight)[part]
             for name, table in zip(("exp_avg", "exp_avg_sq"), self.maps, strict=True)
         )
 
-    def _values(self, state, name: str, table: Tensor, like: Tensor) -> Tensor:
-        out = torch.zeros_like(like, dtype=torch.float32)
-        if name in state:
-            scales = state[f"{name}_scale"].repeat_interleave(256)[: like.numel()]
-            out.as_strided((like.numel(),), (1,)).copy_(table[state[name].long()] * scales)
-        return out
+    def _values(self, state, name: str, table: Tensor, weight: Tensor) -> Tensor:
+        values, scales = eight_bits(state, weight, name)
+        return table[values.long()] * scales.repeat_interleave(256)[: weight.numel()]
 
-    def write(self, state, mean, square):
-        if mean.numel() < 4096:
-            return
+    def write(self, state, part, mean, square):
         for name, table, moment in zip(
             ("exp_avg", "exp_avg_sq"), self.maps, (mean, square), strict=True
         ):
-            flat = moment.as_strided((moment.numel(),), (1,))
-            scales = torch.stack([part.abs().max() for part in flat.split(256)])
-            share = flat / scales.repeat_interleave(256)[: len(flat)]
-            near = (share[:, None] - table.to(flat.device)).abs().argmin(1)
-            state[name], state[f"{name}_scale"] = near.to(torch.uint8), scales
+            if f"{name}_scale" not in state:
+                continue
+            scales = torch.stack([block.abs().max() for block in moment.split(256)])
+            share = moment / scales.repeat_interleave(256)[: len(moment)]
+            near = (share[:, None] - table.to(moment.device)).abs().argmin(1)
+            state[name][part] = near.to(torch.uint8)
+            state[f"{name}_scale"][part.start // 256 : -(-part.stop // 256)] = scales
 
 
 def parameters() -> list[Parameter]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pack.trainer import split_adamw
 from pack.trainer.config import TrainConfig
 from pack.trainer.optim import make_optimizer
 from pack.trainer.split import Joined, join, round_at_random, split
@@ -96,6 +97,33 @@ def test_exact_weights_are_those_of_torchs_adamw_to_the_last_bit() -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.equal(exact.value(mine), other)
         assert mine.stride() == other.stride() and torch.equal(mine, split(other.data)[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "exact"}, {"weights": "lean"}, {"weights": "exact", "optimizer": "adamw8bit"}],
+)
+def test_parts_of_a_weight_become_what_the_whole_does(monkeypatch, options: dict) -> None:
+    if "optimizer" in options:
+        pytest.importorskip("bitsandbytes")
+
+    def trained(part: int) -> tuple[Parameter, dict]:
+        monkeypatch.setitem(split_adamw.PART, "cpu", part)
+        g = torch.Generator().manual_seed(2)
+        weight = torch.randn(24, 30, 3, 3, generator=g).contiguous(
+            memory_format=torch.channels_last
+        )
+        weight = Parameter(weight * 0.03)
+        optimizer = make_optimizer([weight], [], TrainConfig(**options, **RATES))
+        for _ in range(5):
+            weight.grad = torch.randn(weight.shape, generator=g).to(torch.bfloat16)
+            optimizer.clip(1.0)
+            optimizer.step()
+        return weight, optimizer.state[weight]
+
+    (whole, state), (parts, own) = trained(1 << 20), trained(1024)
+    assert torch.equal(whole, parts) and state.keys() == own.keys()
+    assert all(torch.equal(state[key], own[key]) for key in state)
 
 
 def test_plain_bf16_would_stand_still() -> None:

@@ -13,7 +13,10 @@ NAMES = ("exp_avg", "exp_avg_sq")
 
 
 class Moments(Protocol):
-    """Reads and writes the two moments of one weight in its optimizer state.
+    """Reads and writes the two moments of a part of one weight in its optimizer state.
+
+    A part is a range of the weight's values in the order in which they lie in its memory. It begins
+    at a multiple of ``BLOCK``.
 
     Attributes:
         maps: the 256 values of signed and of unsigned 8-bit numbers; none where they are fp32.
@@ -21,10 +24,10 @@ class Moments(Protocol):
 
     maps: Sequence[Tensor]
 
-    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
-        """In fp32 and the memory layout of ``like``, zeros before the first update."""
+    def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """In fp32, ``[values]``, zeros before the first update."""
 
-    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
+    def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
         """What the update has made of them."""
 
 
@@ -33,13 +36,13 @@ class WholeMoments:
 
     maps: Sequence[Tensor] = ()
 
-    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         for name in NAMES:
             if name not in state:
-                state[name] = torch.zeros_like(like, dtype=torch.float32, requires_grad=False)
-        return state[NAMES[0]], state[NAMES[1]]
+                state[name] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
+        return in_memory(state[NAMES[0]])[part], in_memory(state[NAMES[1]])[part]
 
-    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
+    def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
         """They were changed in place."""
 
 
@@ -60,29 +63,26 @@ class EightBitMoments:
         self.maps = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
         self._codes: dict[torch.device, list[Tensor]] = {}
 
-    def read(self, state: dict[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
-        if like.numel() < WHOLE_BELOW:
-            return self._whole.read(state, like)
-        mean, square = (torch.zeros_like(like, dtype=torch.float32) for _ in NAMES)
-        codes = self._codes_on(like.device)
-        for name, code, moment in zip(NAMES, codes, (mean, square), strict=True):
-            if name in state:
-                _in_memory(moment).copy_(
-                    self._functional.dequantize_blockwise(
-                        state[name], absmax=state[f"{name}_scale"], code=code, blocksize=BLOCK
-                    )
-                )
+    def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        if weight.numel() < WHOLE_BELOW:
+            return self._whole.read(state, weight, part)
+        mean, square = (
+            self._functional.dequantize_blockwise(
+                values[part], absmax=scales[_blocks(part)], code=code, blocksize=BLOCK
+            )
+            for name, code in zip(NAMES, self._codes_on(weight.device), strict=True)
+            for values, scales in [eight_bits(state, weight, name)]
+        )
         return mean, square
 
-    def write(self, state: dict[str, Any], mean: Tensor, square: Tensor) -> None:
-        if mean.numel() < WHOLE_BELOW:
+    def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
+        if f"{NAMES[0]}_scale" not in state:
             return
         codes = self._codes_on(mean.device)
         for name, code, moment in zip(NAMES, codes, (mean, square), strict=True):
-            state[name], how = self._functional.quantize_blockwise(
-                _in_memory(moment), code=code, blocksize=BLOCK
-            )
-            state[f"{name}_scale"] = how.absmax
+            values, how = self._functional.quantize_blockwise(moment, code=code, blocksize=BLOCK)
+            state[name][part] = values
+            state[f"{name}_scale"][_blocks(part)] = how.absmax
 
     def _codes_on(self, device: torch.device) -> list[Tensor]:
         """Copied once: a copy to a card for each weight would make each update wait for it."""
@@ -91,6 +91,19 @@ class EightBitMoments:
         return self._codes[device]
 
 
-def _in_memory(moment: Tensor) -> Tensor:
+def eight_bits(state: dict[str, Any], weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """A moment's 8-bit values, ``[numel]``, and a scale for each block; zeros at first."""
+    if name not in state:
+        blocks = -(-weight.numel() // BLOCK)
+        state[name] = weight.new_zeros(weight.numel(), dtype=torch.uint8)
+        state[f"{name}_scale"] = weight.new_zeros(blocks, dtype=torch.float32)
+    return state[name], state[f"{name}_scale"]
+
+
+def _blocks(part: slice) -> slice:
+    return slice(part.start // BLOCK, -(-part.stop // BLOCK))
+
+
+def in_memory(tensor: Tensor) -> Tensor:
     """Its values in the order in which they lie, ``[numel]``."""
-    return moment.as_strided((moment.numel(),), (1,))
+    return tensor.as_strided((tensor.numel(),), (1,))

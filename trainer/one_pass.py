@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from .moments import BLOCK, NAMES, WHOLE_BELOW
+from .moments import BLOCK, NAMES, WHOLE_BELOW, eight_bits
 from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
 
@@ -142,11 +142,9 @@ class OnePass:
         is_small = not self._maps or weight.numel() < WHOLE_BELOW
         if name not in state and is_small:
             state[name] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
-        elif name not in state:
-            blocks = -(-weight.numel() // BLOCK)
-            state[name] = weight.new_zeros(weight.numel(), dtype=torch.uint8)
-            state[f"{name}_scale"] = weight.new_zeros(blocks, dtype=torch.float32)
-        return state[name], state.get(f"{name}_scale")
+        elif not is_small:
+            return eight_bits(state, weight, name)
+        return state[name], None
 
     def _tables(self, device: torch.device) -> list[Tensor]:
         if device not in self._on:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.adamw import adamw
 
-from .moments import Moments
+from .moments import Moments, in_memory
 from .randomness import generator
 from .split import join, round_at_random, split
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from .one_pass import OnePass, Update
 
 REMAINDER = "remainder"
+# values that are updated at a time: on a processor as many as stay in its caches
+PART, WHOLE = {"cpu": 1 << 18}, 1 << 24
 
 
 class SplitAdamW(torch.optim.Optimizer):
-    """torch's own AdamW on each weight in fp32, one weight at a time; the parameters are bf16.
+    """torch's own AdamW on parts of each weight in fp32, one at a time; the parameters are bf16.
 
     A kernel that does the same in one pass takes its place where there is one (:mod:`kernel`).
 
@@ -122,11 +124,31 @@ class SplitAdamW(torch.optim.Optimizer):
         return Update(parameter.data, parameter.grad, self.state[parameter], group, seed)
 
     def _update(self, parameter: Parameter, group: dict[str, Any]) -> None:
-        weight, state = self.value(parameter), self.state[parameter]
-        gradient = _alike(parameter.grad, parameter).to(torch.float32, copy=True)
+        state = self.state[parameter]
+        gradient = in_memory(_alike(parameter.grad, parameter))
+        random = in_memory(self._random(parameter, state["step"])) if self.lean else None
+        count, size = parameter.numel(), PART.get(parameter.device.type, WHOLE)
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            weight = self._updated(parameter, gradient[part], part, group)
+            own = in_memory(parameter.data)[part]
+            if random is not None:
+                own.copy_(round_at_random(weight, random[part]))
+            else:
+                upper, remainder = split(weight)
+                own.copy_(upper)
+                in_memory(state[REMAINDER])[part].copy_(remainder)
+
+    def _updated(
+        self, parameter: Parameter, gradient: Tensor, part: slice, group: dict[str, Any]
+    ) -> Tensor:
+        """A part of a weight after torch's update, in fp32, ``[values]``."""
+        state, own = self.state[parameter], in_memory(parameter.data)[part]
+        weight = own.float() if self.lean else join(own, in_memory(state[REMAINDER])[part])
+        gradient = gradient.to(torch.float32, copy=True)
         if self._scale is not None:
             gradient.mul_(self._scale)
-        mean, square = self._moments.read(state, parameter)
+        mean, square = self._moments.read(state, parameter, part)
         beta1, beta2 = group["betas"]
         adamw(
             [weight],
@@ -146,14 +168,8 @@ class SplitAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        del gradient  # as large as the weight, and rounding takes as much
-        self._moments.write(state, mean, square)
-        if self.lean:
-            parameter.copy_(round_at_random(weight, self._random(parameter, state["step"])))
-        else:
-            upper, remainder = split(weight)
-            parameter.copy_(upper)
-            state[REMAINDER].copy_(remainder)
+        self._moments.write(state, part, mean, square)
+        return weight
 
     def _random(self, parameter: Parameter, step: Tensor) -> Tensor:
         """int32 in 0…65535, in the weight's shape and memory layout."""
