@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
-import datetime
 import gc
 import importlib
 import json
@@ -183,25 +182,9 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {rows[name]['ratio']:.3f}", file=sys.stderr, flush=True)
     print(table(rows))
     if options.write:
-        write(options.device, rows)
+        pages = importlib.import_module("pack.benchmarks.pages")
+        pages.keep(options.device, rows, table, RESULTS, PAGE, PROGRAM)
     return 0
-
-
-def write(device: str, rows: dict[str, dict[str, Any]]) -> None:
-    """In the place of the same device's figures; the other's stay."""
-    pages, clock = (
-        importlib.import_module(f"pack.benchmarks.{name}") for name in ("pages", "stopwatch.clock")
-    )
-    stored = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    stored[device] = {"about": {"date": date, "machine": clock.machine()}, "rows": rows}
-    pages.replace(RESULTS, json.dumps(stored, indent=1) + "\n")
-    parts = [
-        f"{kind}, {suite['about']['date']}, torch {suite['about']['machine']['torch']}:\n\n"
-        + table(suite["rows"])
-        for kind, suite in sorted(stored.items())
-    ]
-    pages.fill_in(PAGE, PROGRAM, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from .stopwatch.clock import machine
 
 END = "<!-- end -->"
 
@@ -19,6 +25,32 @@ def fill_in(page: Path, program: str, text: str) -> None:
     before, rest = page.read_text("utf-8").split(mark)
     _, after = rest.split(END, 1)
     replace(page, f"{before}{mark}\n\n{text}\n\n{END}{after}")
+
+
+def keep(
+    device: str,
+    rows: dict[str, Any],
+    table: Callable[[dict[str, Any]], str],
+    results: Path,
+    page: Path,
+    program: str,
+) -> None:
+    """Puts a device's rows in the place of its last ones; those of the other stay.
+
+    Args:
+        table: of rows, in words.
+        results: JSON, by device.
+    """
+    stored = json.loads(results.read_text("utf-8")) if results.is_file() else {}
+    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    stored[device] = {"about": {"date": date, "machine": machine()}, "rows": rows}
+    replace(results, json.dumps(stored, indent=1) + "\n")
+    parts = [
+        f"{kind}, {suite['about']['date']}, torch {suite['about']['machine']['torch']}:\n\n"
+        + table(suite["rows"])
+        for kind, suite in sorted(stored.items())
+    ]
+    fill_in(page, program, "\n\n".join(parts))
 
 
 def replace(path: Path, text: str) -> None:

@@ -1,7 +1,6 @@
 """Out of memory: the same step in less memory, and the run goes on."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -17,18 +16,28 @@ from transformers import CLIPTextModel
 
 
 def test_rungs_halve_then_part_then_recompute() -> None:
-    ladder, said = Ladder(5, has_classes=True, checkpointing=False), []
+    ladder, rungs = Ladder(5, has_classes=True, checkpointing=False, levels=4), []
     while (text := ladder.lower()) is not None:
-        said.append(text)
-    assert [re.match(r"\d+|\w+", text)[0] for text in said] == [
-        "3",
-        "2",
-        "1",
-        "instance",
-        "gradient",
+        rungs.append((ladder.rows, ladder.apart, ladder.recomputed, text.split(",")[0]))
+    instance = "instance rows at a time"
+    assert rungs == [
+        (3, False, 0, f"3 {instance}"),
+        (2, False, 0, f"2 {instance}"),
+        (1, False, 0, f"1 {instance}"),
+        (1, True, 0, "instance and class rows one after the other"),
+        (1, True, 1, "gradient checkpointing in the UNet's finest resolution"),
+        (1, True, 2, "gradient checkpointing in the UNet's 2 finest"),
+        (1, True, 4, "gradient checkpointing"),
     ]
-    assert ladder.apart and ladder.checkpointing and ladder.rows == 1
-    assert Ladder(1, has_classes=False, checkpointing=True).lower() is None
+    assert Ladder(1, has_classes=False, checkpointing=True, levels=4).lower() is None
+
+
+@pytest.mark.parametrize(("levels", "rungs"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
+def test_small_nets_have_fewer_rungs(levels: int, rungs: list[int]) -> None:
+    ladder, seen = Ladder(1, has_classes=False, checkpointing=False, levels=levels), []
+    while ladder.lower():
+        seen.append(ladder.recomputed)
+    assert seen == rungs
 
 
 def test_cuts_cover_the_step_once() -> None:

@@ -89,6 +89,21 @@ def test_a_run_that_does_not_fit_whole_begins_lower_and_learns_the_same(
             assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
 
 
+def test_the_finest_feature_maps_are_given_up_first(tmp_path: Path, free: Callable) -> None:
+    """What is kept of them is most of the memory; a step learns the same without."""
+    concept = make_concept(tmp_path / "pictures", prior_weight=0.0)
+    job = make_job(tmp_path, (concept,), resolution=512, trains="unet", steps=2)
+    made = [run(job, toy_base("toy_sd2_v"))]
+    for words in ("finest resolution", "2 finest", "a third slower"):
+        free(planned(made[-1]).need - 1)
+        made.append(run(job, toy_base("toy_sd2_v")))
+        assert words in planned(made[-1]).change
+        assert planned(made[-1]).need < planned(made[-2]).need
+        for mine, theirs in zip(made[-1].of(Step), made[0].of(Step), strict=True):
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+            assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+
+
 def test_a_run_that_never_fits_is_refused_before_anything_is_placed(
     tmp_path: Path, free: Callable, monkeypatch
 ) -> None:

@@ -116,6 +116,7 @@ class Gradients:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        before = self._ladder.recomputed
         change = self._ladder.lower()
         if change is None:
             raise TrainingError(
@@ -123,8 +124,8 @@ class Gradients:
                 f" checkpointing ({reason}): choose a smaller resolution, train the unet alone, or"
                 " close what else uses the memory. The finished steps are kept."
             )
-        if self._ladder.checkpointing and not self._config.gradient_checkpointing:
-            self._model.recompute_activations(self._config.trains_text_encoder)
+        if (levels := self._ladder.recomputed) > before:
+            self._model.recompute_activations(self._config.trains_text_encoder, levels)
         self._listener(
             Note(f"step {step + 1} did not fit into the memory ({reason}): from here on {change}")
         )

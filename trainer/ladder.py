@@ -13,6 +13,7 @@ import torch
 from .batch import Batch
 from .errors import TrainingError
 
+_FINEST = 2  # resolutions, each a rung of its own; then everything
 _MESSAGES = (
     "out of memory",  # CUDA, ROCm, XPU, MPS, and cuDNN's and cuBLAS's own refusals
     "can't allocate memory",  # torch's allocator on a processor
@@ -49,20 +50,29 @@ class Ladder:
     Attributes:
         rows: instance rows of one forward pass, at most.
         apart: class rows go through a pass of their own.
-        checkpointing: activations are computed again instead of kept.
+        recomputed: in how many of the UNet's resolutions, the finest first, activations are
+            computed again instead of kept; in all of them everything is, text encoders included.
     """
 
     def __init__(
-        self, batch_size: int, has_classes: bool, checkpointing: bool, share: int | None = None
+        self,
+        batch_size: int,
+        has_classes: bool,
+        checkpointing: bool,
+        levels: int = 1,
+        share: int | None = None,
     ) -> None:
         """
         Args:
+            checkpointing: everything is computed again from the start.
+            levels: of the UNet's resolutions.
             share: instance rows of a step that this process has, where it has not all of them.
         """
         self.rows = min(batch_size, share or batch_size)
         self._batch_size = batch_size
         self.apart = not has_classes
-        self.checkpointing = checkpointing
+        self._levels = levels
+        self.recomputed = levels if checkpointing else 0
 
     def lower(self) -> str | None:
         """Go one rung down; what changed, in words, or None at the bottom."""
@@ -72,10 +82,16 @@ class Ladder:
         if not self.apart:
             self.apart = True
             return "instance and class rows one after the other, with the same effective batch"
-        if not self.checkpointing:
-            self.checkpointing = True
+        if self.recomputed == self._levels:
+            return None
+        # where feature maps are finest they are most of the memory and least of the work
+        self.recomputed = min(self.recomputed + 1, self._levels)
+        if self.recomputed > _FINEST:
+            self.recomputed = self._levels
+        if self.recomputed == self._levels:
             return "gradient checkpointing, a third slower"
-        return None
+        which = "finest resolution" if self.recomputed == 1 else f"{self.recomputed} finest"
+        return f"gradient checkpointing in the UNet's {which}"
 
     def cut(self, first: int, count: int) -> Iterator[range]:
         """Positions of a step's instance rows, or of some of them, in forward passes.

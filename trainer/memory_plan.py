@@ -82,8 +82,9 @@ def _descend(prepared: Prepared, ladder: Ladder, free: int, listener: Listener) 
         need = estimate(prepared, ladder)
         while need.total > free and (lower := ladder.lower()):
             change = lower
-            if ladder.checkpointing:
-                prepared.model.recompute_activations(prepared.job.config.trains_text_encoder)
+            if ladder.recomputed:
+                text = prepared.job.config.trains_text_encoder
+                prepared.model.recompute_activations(text, ladder.recomputed)
             need = estimate(prepared, ladder)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         # a layer that knows no meta device: the run itself shows whether it fits
@@ -100,6 +101,7 @@ def _top(prepared: Prepared) -> Ladder:
         # have a pass without instance rows
         _has_classes(prepared) and not config.lora.prior_without_images,
         config.gradient_checkpointing,
+        prepared.model.levels,
         math.ceil(config.rows_per_step / prepared.ranks.count),
     )
 

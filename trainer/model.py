@@ -79,13 +79,32 @@ class StableDiffusion:
         encoder = self.text_encoders.get(part)
         return unread(encoder, self.family, self.clip_skip) if encoder else set()
 
-    def recompute_activations(self, text_encoders: bool) -> None:
-        """Gradient checkpointing of the UNet, and of the text encoders if they train."""
+    @property
+    def levels(self) -> int:
+        """How many resolutions the UNet has."""
+        return len(self.unet.down_blocks)
+
+    def recompute_activations(self, text_encoders: bool, levels: int | None = None) -> None:
+        """Gradient checkpointing of the UNet, and of the text encoders if they train.
+
+        Args:
+            levels: only in so many of the UNet's resolutions, the finest first.
+        """
         self.unet.enable_gradient_checkpointing()
+        if levels is not None and levels < self.levels:
+            self._recompute_finest(levels)
+            return
         for encoder in self.text_encoders.values() if text_encoders else ():
             # transformers 5 renamed ``gradient_checkpointing_enable``
             new = getattr(encoder, "activation_checkpointing_enable", None)
             (new or encoder.gradient_checkpointing_enable)()
+
+    def _recompute_finest(self, levels: int) -> None:
+        blocks = [*self.unet.down_blocks[:levels], *self.unet.up_blocks[-levels:]]
+        finest = {module for block in blocks for module in block.modules()}
+        for module in self.unet.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = module in finest
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
