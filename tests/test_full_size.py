@@ -54,7 +54,7 @@ def test_a_full_size_step_fits_and_loads_in_the_host(
         changed = sum(not torch.equal(before[key], after[key]) for key in keys)
         assert (changed > 0.9 * len(keys)) if changes else (changed == 0)
     given = make_inputs(detect(after))
-    theirs, complaints = run_host(tmp_path, comfyui, after, given)
+    theirs, complaints = run_host(tmp_path, comfyui, made, given)
     assert complaints == []
     mine = ours(after, given)
     assert max(relative_error(mine[name], theirs[name]) for name in mine) <= 1e-4

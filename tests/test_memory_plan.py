@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.benchmarks import footprint
+from pack.benchmarks import footprint, rungs
 from pack.trainer import loop, memory_plan
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
@@ -165,3 +165,11 @@ def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:
     for suite in stored.values():
         assert footprint.table(suite["rows"]) in page
         assert all(0.9 <= row["ratio"] <= 1.1 for row in suite["rows"].values())
+
+
+def test_the_page_shows_what_the_rungs_cost() -> None:
+    stored = json.loads(rungs.RESULTS.read_text("utf-8"))
+    for suite in stored.values():
+        assert rungs.table(suite["rows"]) in rungs.PAGE.read_text("utf-8")
+        held = [row["bytes"][-1] for row in suite["rows"].values()]
+        assert held == sorted(held, reverse=True)
