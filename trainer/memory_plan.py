@@ -11,12 +11,13 @@ from torch.nn import functional
 
 from .conditioning import Conditioning
 from .config import TrainConfig
-from .config.train import EXACT
+from .config.train import EXACT, LEAN
 from .errors import TrainingError
 from .events import Listener, Note, Planned, gib
 from .footprint import META, AsComputed, Held, backward, without_values
 from .ladder import Ladder
 from .setup import Prepared
+from .split_adamw import PART, WHOLE
 from .training_state import learning, moment_bytes
 
 # what no tensor shows: workspaces of the libraries, and holes in the allocator's blocks. On a
@@ -24,7 +25,8 @@ from .training_state import learning, moment_bytes
 _BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
 _HOLES = {"cpu": 1.01, "cuda": 1.04}
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
-_UPDATE_IN_PARTS = 12  # bytes for each value of the largest weight while torch updates a split one
+_IN_UPDATE = 20  # bytes for each value of the part of a split weight that torch updates
+_DRAWN = 4  # and for each value of a lean one
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _descend(prepared: Prepared, ladder: Ladder, free: int, listener: Listener) 
                 text = prepared.job.config.trains_text_encoder
                 prepared.model.recompute_activations(text, ladder.recomputed)
             need = estimate(prepared, ladder)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         # a layer that knows no meta device: the run itself shows whether it fits
         listener(Note(f"how much memory this run takes is not known beforehand: {error}"))
         return None
@@ -161,12 +163,13 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
         gradients = held.now
     trained = [p for _, p in learning(prepared.trained.modules)]
     largest = max(p.numel() for p in trained)
-    in_parts = _UPDATE_IN_PARTS * largest if config.has_split_weights else 0
+    beside = _IN_UPDATE * min(largest, PART.get(prepared.device.type, WHOLE))
+    beside += _DRAWN * largest * (config.weights == LEAN)
     return Need(
         weights=_weights(prepared, config),
         moments=sum(p.numel() for p in trained) * moment_bytes(config),
         step=held.peak,
-        update=gradients + in_parts,
+        update=gradients + beside * config.has_split_weights,
         device=prepared.device.type,
     )
 
