@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def test_the_node_says_where_the_checkpoint_is(run: Run) -> None:
     said = text_of(run.outcome, run.train)
     assert f"my {run.kind}.safetensors" in said
     assert f"{run.settings['steps']} steps in" in said
+    assert re.search(r"^memory: about \d+\.\d GiB of the \d+\.\d GiB", said, re.MULTILINE)
 
 
 def test_samples_are_on_disk(run: Run, runs: Path) -> None:
