@@ -175,8 +175,9 @@ def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(benching, "field", lambda steps: few)
     monkeypatch.setattr(benching, "make_bench", lambda o: Bench(base, PLAN, o.work, CPU))
     options = argparse.Namespace(
-        subjects=["dog-1", "cup-0"], contenders=None, steps=2, work=tmp_path / "work", write=True
-    )
+        subjects=["dog-1", "cup-0"], contenders=None, steps=2, work=tmp_path / "work", write=True,
+        photos=5,
+    )  # fmt: skip
     assert benching.run(options, tmp_path) == 1  # no such subject
     options.subjects = ["dog-1", "cat-1"]
     page = tmp_path / report.PAGE
@@ -203,6 +204,23 @@ def test_a_small_bench_from_training_to_files(base, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(contenders, "train_textbook", fail)
     assert benching.run(options, tmp_path) == 0
     assert json.loads((tmp_path / "docs/results/quality.json").read_text()) == written
+
+
+def test_other_numbers_of_photos_are_other_trials(base, tmp_path) -> None:
+    bench, three, five = Bench(base, PLAN, tmp_path, CPU), Case("car-1", 3), Case("car-1")
+    few, usual, many = (
+        bench.material(case, contenders.base()).photos for case in (three, five, Case("car-1", 10))
+    )
+    assert (len(few), len(usual), len(many)) == (3, 5, 10)
+    assert (
+        few == usual[:3] and usual == many[:5] and len({Path(p).read_bytes() for p in many}) == 10
+    )
+    ours = contenders.ours("ours", (1,), batch_size=1)
+    for case in (five, three):
+        for contender in (contenders.base(), ours):
+            list(bench.trials(contender, case, lambda text: None))
+    kept = sorted((bench.folder / "pictures" / "car-1").iterdir())
+    assert len(kept) == 3  # the base has learned from none
 
 
 def test_the_readme_shows_what_was_written() -> None:

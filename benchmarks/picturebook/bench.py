@@ -14,7 +14,7 @@ from ...demo.base.recipe import BaseFailed
 from ...demo.picture_book import ensure_base
 from ...demo.recipe import PICTURE_BOOK
 from ...demo.world import HELD_OUT
-from .cases import NEW_SETTINGS, SUBJECTS, Case, read_photos
+from .cases import NEW_SETTINGS, PHOTOS, SUBJECTS, Case, read_photos
 from .contenders import Contender, field
 from .judge import Judge
 from .measures import Scores, make_scale, row, score
@@ -60,7 +60,9 @@ def choose(options: argparse.Namespace) -> tuple[list[Case], list[Contender]]:
         known = ", ".join(contender.name for contender in all_of_them)
         raise ValueError(f"no contender {sorted(unknown)}: choose among {known}")
     chosen = [c for c in all_of_them if c.name in wanted or c.name == "base"]
-    return [Case(name) for name in names], chosen
+    if options.write and options.photos != PHOTOS:
+        raise ValueError(f"--photos {options.photos}: what is written has {PHOTOS}")
+    return [Case(name, options.photos) for name in names], chosen
 
 
 def make_bench(options: argparse.Namespace) -> Bench:

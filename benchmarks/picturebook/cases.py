@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...demo.base.pool import EVALUATION_SEED, to_pixels
-from ...demo.photos import draw_photos
+from ...demo.photos import PLACES_SHOWN, draw_photos
 from ...demo.recipe import PICTURE_BOOK
 from ...demo.world import HELD_OUT, PLACES, draw, scene_of
 from ...trainer.images import read_image
@@ -19,6 +19,7 @@ from ...trainer.images import read_image
 IDENTIFIER = "zwx"
 SIZE = PICTURE_BOOK.resolution
 SUBJECTS = ("car-1", "dog-1", "backpack-1", "bird-1", "cat-1", "dog-2")
+PHOTOS = len(PLACES_SHOWN)
 NEW_SETTINGS = ("beach", "snow", "night", "forest", "desert", "moon", "sea", "rain")
 """Where no photo shows the subject: recontextualization in the paper's words."""
 CLASS_PHRASINGS = ("a photo of {}", "{}")
@@ -29,6 +30,8 @@ class Case:
     """One subject of the bench."""
 
     name: str
+    count: int = PHOTOS
+    """Photos that it is taught from; its place on the judge's scale is always that of five."""
 
     @property
     def kind(self) -> str:
@@ -61,9 +64,13 @@ class Case:
             CLASS_PHRASINGS[n % len(CLASS_PHRASINGS)].format(f"a {self.kind}") for n in range(count)
         ]
 
-    def photos(self, folder: Path) -> list[str]:
-        """The instance images as files: the demo's, in the base's size."""
-        return [str(path) for path in draw_photos(folder, self.name, SIZE)]
+    def photos(self, folder: Path, count: int = PHOTOS) -> list[str]:
+        """Instance images as files: the demo's, in the base's size, and others if more are asked
+        for."""
+        sets = -(-count // PHOTOS)
+        folders = [folder, *(folder / f"set {number}" for number in range(1, sets))]
+        paths = [p for n, at in enumerate(folders) for p in draw_photos(at, self.name, SIZE, n)]
+        return [str(path) for path in paths[:count]]
 
     def true_pictures(self, settings: tuple[str, ...], each: int) -> Tensor:
         """Other pictures of the subject, ``[len(settings)·each, 3, 64, 64]`` in −1…1."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...trainer.images import to_image
-from .cases import SIZE, Case
+from .cases import PHOTOS, SIZE, Case
 from .contenders import Contender, Mark, Material
 from .sampling import from_bytes, load_model, sample_all
 
@@ -64,7 +64,7 @@ class Bench:
         return Material(
             case,
             self.base,
-            case.photos(self.folder / "photos"),
+            case.photos(self.folder / "photos", case.count),
             self._class_images(case),
             self.folder / "runs" / contender.name,
             self.device,
@@ -74,7 +74,10 @@ class Bench:
         self, contender: Contender, case: Case, show: Callable[[str], None] = print
     ) -> Iterator[Sampled]:
         """Each of the contender's marks, from disk where it was made before."""
-        key = digest_of(VERSION, contender.name, contender.options, asdict(self.plan))
+        options = contender.options
+        if case.count != PHOTOS and contender.learns:
+            options = {**options, "photos": case.count}
+        key = digest_of(VERSION, contender.name, options, asdict(self.plan))
         folder = self.folder / "pictures" / case.name / key
         index = folder / "marks.json"
         if not index.is_file():
