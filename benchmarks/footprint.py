@@ -14,6 +14,7 @@ import dataclasses
 import gc
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -116,7 +117,8 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
     settings = ROWS[options.device][options.one]
     task = tools.Task(material(options), device.type, batch=1, steps=2)
-    job = tools.make_job(task, options.work / "runs" / str(time.time_ns()), settings)
+    folder = options.work / "runs" / str(time.time_ns())
+    job = tools.make_job(task, folder, settings)
     held, found, estimate = Held(device), {}, memory_plan.estimate
 
     def watched(prepared: Any, ladder: Any) -> Any:
@@ -139,7 +141,10 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     mapped, _ = checkpoint.read_checkpoint(Path(job.base))
     base = {name: tensor.clone() for name, tensor in mapped.items()}  # the process's own
     del mapped
-    loop.train(job, base, device=device, listener=listen)
+    try:
+        loop.train(job, base, device=device, listener=listen)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     held_bytes = found.pop("peak") - found.pop("before") + found.pop("weights", 0)
     return found | {"held": held_bytes, "ratio": found["estimate"] / held_bytes}
 

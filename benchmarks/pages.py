@@ -35,7 +35,7 @@ def keep(
     page: Path,
     program: str,
 ) -> None:
-    """Puts a device's rows in the place of its last ones; those of the other stay.
+    """Puts rows in the place of those of the same name; the others stay, if this machine made them.
 
     Args:
         table: of rows, in words.
@@ -43,7 +43,10 @@ def keep(
     """
     stored = json.loads(results.read_text("utf-8")) if results.is_file() else {}
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    stored[device] = {"about": {"date": date, "machine": machine()}, "rows": rows}
+    before, where = stored.get(device), machine()
+    if before and before["about"]["machine"] == where:
+        rows = before["rows"] | rows
+    stored[device] = {"about": {"date": date, "machine": where}, "rows": rows}
     replace(results, json.dumps(stored, indent=1) + "\n")
     parts = [
         f"{kind}, {suite['about']['date']}, torch {suite['about']['machine']['torch']}:\n\n"
