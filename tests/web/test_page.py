@@ -77,8 +77,10 @@ def test_it_is_watched_reloaded_and_told(
     wait_for(lambda: step_of(page) > first, 2)
     assert time.monotonic() - began < 2
     wait_for(lambda: {"before", "4"} <= set(pictures(page)))
-    drawn_steps = "() => document.querySelector('.db-plot .db-line').getAttribute('d').split('L')"
-    assert len(page.evaluate(drawn_steps)) > first, "the chart has the steps from before"
+    line = "document.querySelector('.db-plot .db-line')"  # none until the log has come
+    drawn_steps = f"() => ({line}?.getAttribute('d') ?? '').split('L')"
+    # the chart has the steps from before
+    wait_for(lambda: len(page.evaluate(drawn_steps)) > first, 5)
 
     socket.drop()
     lost = step_of(page)
