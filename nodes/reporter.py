@@ -21,7 +21,7 @@ class Reporter:
     live: host.Live
     kind: str
     notes: list[str] = dataclasses.field(default_factory=list)
-    plan: list[str] = dataclasses.field(default_factory=list)
+    plan: str = ""
     last: Step | None = None
 
     def __call__(self, event: Event) -> None:
@@ -38,7 +38,7 @@ class Reporter:
             step = self.last.step if self.last else 0
             self.progress.bar(step, self.last.total if self.last else 1, event.image)
         elif isinstance(event, Planned):
-            self.plan = [event.text]
+            self.plan = event.text
             self.progress.say(event.text, always=True)
         elif isinstance(event, Note):
             self.notes.append(event.text)
@@ -56,7 +56,7 @@ class Reporter:
             self.live(Begun(result.folder, result.steps, result.steps))
         said = self.summary(result)
         self.live.end("stopped" if result.stopped else "finished", said)
-        text = "\n".join([said, *self.plan, *self.notes])
+        text = "\n".join(filter(None, [said, self.plan, *self.notes]))
         self.progress.say(text, always=True)
         return text
 

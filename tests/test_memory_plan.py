@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from pack.benchmarks import footprint, rungs
+from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
+from pack.benchmarks.memory import footprint, rungs
 from pack.trainer import loop, memory_plan
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
 from pack.trainer.footprint import Held
 from pack.trainer.gradients import Gradients
+from pack.trainer.ladder import Ladder
 from pack.trainer.model import StableDiffusion
+from pack.trainer.setup import Prepared
 from toy import Run, make_concept, make_job, run, toy_base
 
 GIB = 1 << 30
@@ -52,6 +56,25 @@ def test_the_estimate_is_what_a_step_holds(
     assert needs[0].step == pytest.approx(peak, rel=0.02)
     if "weights" not in options:  # whose update needs more than gradients
         assert needs[0].update == pytest.approx(left, rel=0.02)
+
+
+def test_xformers_is_estimated_as_torchs_attention_and_comes_back(
+    tmp_path: Path, monkeypatch
+) -> None:
+    seen, estimate = [], memory_plan.estimate
+
+    def both(prepared: Prepared, ladder: Ladder) -> memory_plan.Need:
+        need, job, unet = estimate(prepared, ladder), prepared.job, prepared.model.unet
+        config = replace(job.config, attention="xformers")
+        unet.set_attn_processor(XFormersAttnProcessor())
+        seen.append(estimate(replace(prepared, job=replace(job, config=config)), ladder) == need)
+        seen.extend(type(p) is XFormersAttnProcessor for p in unet.attn_processors.values())
+        unet.set_attn_processor(AttnProcessor2_0())
+        return need
+
+    monkeypatch.setattr(memory_plan, "estimate", both)
+    run(make_job(tmp_path, resolution=256))
+    assert len(seen) > 1 and all(seen)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from pack.trainer.events import Begun, Note, Phase, Preview, Saved, Step
+from pack.trainer.events import Begun, Note, Phase, Planned, Preview, Saved, Step
 from pack.trainer.status import MAX_NOTES, MAX_POINTS, Status
 from PIL import Image
 from toy import make_job, run
@@ -51,6 +51,15 @@ def test_numbers_that_are_not_finite_become_none() -> None:
     assert shown(status)["instance_loss"] is None
     assert status.take_points() == [[1, None, None, 1e-3], [2, None, None, 1e-3]]
     assert status.take_points() == []
+
+
+def test_a_plan_is_told_where_it_changes_the_steps() -> None:
+    status, gib = Status("dog"), 1 << 30
+    status(Planned(4 * gib, 8 * gib, change=""))
+    assert status.notes == []
+    status(Planned(7 * gib, 8 * gib, change="2 rows at a time"))
+    assert len(status.notes) == 1
+    assert "7.0 GiB" in status.notes[0] and "2 rows at a time" in status.notes[0]
 
 
 def test_it_does_not_grow_without_end() -> None:

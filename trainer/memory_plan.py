@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +22,7 @@ from .split_adamw import PART, WHOLE
 from .training_state import learning, moment_bytes
 
 # what no tensor shows: workspaces of the libraries, and holes in the allocator's blocks. On a
-# processor as benchmarks/footprint.py measures it; of a card a guess, until one was measured
+# processor as benchmarks/memory measures it; of a card a guess, until one was measured
 _BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
 _HOLES = {"cpu": 1.01, "cuda": 1.04}
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
@@ -204,8 +205,8 @@ def _on_meta(prepared: Prepared) -> Iterator[AsComputed]:
     lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(prepared.autocast)
     processors, dtype = model.unet.attn_processors, model.dtype
     model.dtype = split or dtype
-    if config.attention == "xformers":  # it knows no meta device, and keeps what ours keeps
-        model.unet.set_default_attn_processor()
+    if config.attention == "xformers":  # it knows no meta device, and keeps what torch's keeps
+        model.unet.set_attn_processor(AttnProcessor2_0())
     try:
         with (
             without_values(prepared.trained.modules.values(), split),

