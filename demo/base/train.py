@@ -158,7 +158,7 @@ def pool_latents(plan: Plan, vae: nn.Module, pictures: Tensor, origin: str) -> T
         tensors, metadata = read_checkpoint(file)
         if metadata == made_of:
             return tensors["latents"].to(plan.device)
-    latents = encode_pool(vae, pictures, plan.device)
+    latents = encode_pool(vae, pictures, plan.device, plan.bf16)
     write_checkpoint(file, {"latents": latents}, made_of)
     return latents
 
