@@ -12,7 +12,7 @@ from nets import random_checkpoint
 from pack.trainer.checkpoint import Layout, build, detect, read_checkpoint, write_checkpoint
 from pack.trainer.families import family_of
 from pack.trainer.objective import alphas_cumprod, zero_terminal_snr
-from pack.trainer.text import encode
+from pack.trainer.text import encode, tokens_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -76,7 +76,7 @@ def our_prompts(parts: Mapping[str, nn.Module], layout: Layout) -> dict:
     encoders = {part: module for part, module in parts.items() if part.startswith("text_encoder")}
     family, out = family_of(layout), {}
     for name, clip_skip in (("prompt", family.clip_skip), ("prompt-3", 3)):
-        made = encode(encoders, [PROMPT], family, clip_skip, torch.device("cpu"))
+        made = encode(encoders, tokens_of(encoders, [PROMPT]), family, clip_skip)
         out[name] = made.states
         if made.pooled is not None:
             out[f"{name}.pooled"] = made.pooled

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
-from pack.trainer import gradients, saving
+from pack.trainer import forward, saving
 from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import Concept
 from pack.trainer.ema import Ema
@@ -85,13 +85,13 @@ def test_bad_steps_leave_no_trace_in_it(
     options = OPTIONS | {"ema_decay": 0.9}
     two = run(make_job(tmp_path / "two", (concept,), steps=2, **options))
     monkeypatch.setattr(saving.Saver, "state_is_due", lambda self: True)
-    calls, real = [], gradients.row_losses
+    calls, real = [], forward.row_losses
 
     def row_losses(*arguments: torch.Tensor) -> torch.Tensor:
         calls.append(real(*arguments))
         return calls[-1] * (1.0 if len(calls) <= 2 else math.nan)
 
-    monkeypatch.setattr(gradients, "row_losses", row_losses)
+    monkeypatch.setattr(forward, "row_losses", row_losses)
     with pytest.raises(TrainingError, match="Step 2 is kept"):
         run(make_job(tmp_path / "bad", (concept,), steps=20, **options))
     kept, _ = read_checkpoint(tmp_path / "bad" / "checkpoints" / "toy.safetensors")

@@ -31,7 +31,7 @@ def batch_of(folder: Path, rows: int, **options: object):
     latents = LatentCache(None, model, "vae")
     paired = PairedRows([concept], seed=0, frames=Frames(64))
     latents.fill(paired.views(), CPU, lambda *_: None)
-    options = {"loss": LossConfig(), "seed": 0, "device": CPU}
+    options = {"loss": LossConfig(), "seed": 0}
     return concept, latents, paired, make_batch(paired, latents, range(rows), **options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from accelerate import Accelerator
-from pack.trainer import checks, gradients, loop, saving
+from pack.trainer import checks, forward, loop, saving
 from pack.trainer.events import Note, Step
 from pack.trainer.sentinel import IN_A_ROW_FP16, LOWER_RATE
 from toy import make_concept, make_job, run
@@ -59,14 +59,14 @@ def test_in_two_pieces_the_same_bytes_with_the_loss_scale(tmp_path, fp16) -> Non
 
 
 def test_many_bad_losses_roll_back_and_go_on(tmp_path, fp16, monkeypatch) -> None:
-    calls, real = [0], gradients.row_losses
+    calls, real = [0], forward.row_losses
 
     def row_losses(*given: torch.Tensor | None) -> torch.Tensor:
         calls[0] += 1
         bad = 4 <= calls[0] < 4 + IN_A_ROW_FP16
         return real(*given) * (math.nan if bad else 1.0)
 
-    monkeypatch.setattr(gradients, "row_losses", row_losses)
+    monkeypatch.setattr(forward, "row_losses", row_losses)
     monkeypatch.setattr(saving.Saver, "state_is_due", lambda self: True)
     made = run(make_job(tmp_path, steps=30, trains="unet"))
     assert made.result.steps == 30 and any("back to step 3" in n.text for n in made.of(Note))

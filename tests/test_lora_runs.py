@@ -139,13 +139,13 @@ def test_the_priors_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     seen = []
     real = Gradients.forward_backward
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch, first):
         if not batch.is_class.any():
-            return real(self, batch)
+            return real(self, batch, first)
         trained = [p for m in self._p.trained.modules.values() for p in m.parameters()]
         trained = [p for p in trained if p.requires_grad]
         before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
-        result = real(self, batch)
+        result = real(self, batch, first)
         ours = [p.grad - b for p, b in zip(trained, before, strict=True)]
         seen.append((ours, by_hand(self, batch, trained)))
         return result
@@ -156,7 +156,7 @@ def test_the_priors_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         answers = []
         for off in (True, False):
             with self._p.adapters.switched_off() if off else torch.enable_grad():
-                answers.append(self._predict(batch, noisy))
+                answers.append(self._passes.predict(self._passes.inputs(batch), noisy))
         base, ours = answers[0].detach(), answers[1]
         loss = 0.5 * (ours - base).square().mean()
         return torch.autograd.grad(loss, trained)

@@ -192,7 +192,7 @@ def test_class_rows_count_whole(tmp_path: Path) -> None:
     masks = tuple(mask_file(tmp_path / f"m{n}.png", size, (0, 0, 40, 72)) for n in range(2))
     rows = PairedRows([replace(concept, masks=masks)], 0, Frames(64))
     latents.fill(rows.views(), CPU, lambda *_: None)
-    batch = make_batch(rows, latents, range(2), loss=LossConfig(), seed=0, device=CPU)
+    batch = make_batch(rows, latents, range(2), loss=LossConfig(), seed=0)
     assert batch.masks.shape == (4, 1, 8, 8)
     assert (batch.masks[2:] == 1).all() and not batch.masks[:2, ..., 5:].any()
     assert batch.select(batch.is_class).masks.shape == (2, 1, 8, 8)

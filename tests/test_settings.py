@@ -21,7 +21,7 @@ from pack.trainer.config import (
     flat,
     option_fields,
 )
-from pack.trainer.events import Phase, Preview, Saved, Step
+from pack.trainer.events import Note, Phase, Preview, Saved, Step
 from toy import Run, make_concept, make_job, run, same
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
@@ -183,6 +183,7 @@ ELSEWHERE = {
     "attention",
     "gradient_checkpointing",
     "channels_last",
+    "cuda_graph",
 }
 LORA = {**BASE, "text_encoder_learning_rate": 1e-2, "learning_rate": 1e-2}
 LORA_FLIPS: dict[str, tuple[dict, Check]] = {
@@ -280,6 +281,14 @@ def test_flip_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     run(make_job(tmp_path, steps=1))
     run(make_job(tmp_path, steps=1, channels_last=True))
     assert seen == [(False, False), (True, True)]
+
+
+def test_flip_cuda_graph(tmp_path: Path, plain: Run) -> None:
+    """Here it is refused by name; with a recorder it is in test_capture.py."""
+    recorded = run(make_job(tmp_path, **BASE, cuda_graph=True))
+    said = {note.text for note in recorded.of(Note)} - {note.text for note in plain.of(Note)}
+    assert len(said) == 1 and said.pop().startswith("cuda_graph: cpu")
+    assert same(plain.tensors, recorded.tensors)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pack.benchmarks.picturebook.contenders import Contender, base, ours
 from pack.benchmarks.picturebook.trial import Bench, Plan
 from pack.demo.picture_book import ensure_base
 from pack.demo.recipe import PICTURE_BOOK
-from pack.trainer import cache, dataset, gradients
+from pack.trainer import cache, dataset, forward
 
 CASE = Case("car-1")
 STEPS = 60
@@ -54,13 +54,13 @@ def test_a_subject_is_learned_and_its_class_is_kept(bench) -> None:
 
 def weigh_class_rows_only(patch: pytest.MonkeyPatch) -> None:
     """The loss weighting: rows of weight 1, the instance's, count nothing."""
-    combine = gradients.combine
+    combine = forward.combine
 
     def broken(losses: torch.Tensor, weights: torch.Tensor, rows: int) -> torch.Tensor:
         first = torch.arange(len(weights)) < len(weights) // 2
         return combine(losses, weights.masked_fill(first, 0.0), rows)
 
-    patch.setattr(gradients, "combine", broken)
+    patch.setattr(forward, "combine", broken)
 
 
 def lose_the_prior(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer import gradients, saving
+from pack.trainer import forward, saving
 from pack.trainer.checkpoint import read_checkpoint
 from pack.trainer.config import Concept
 from pack.trainer.events import Command, Note, Step
@@ -82,13 +82,13 @@ def test_it_learns_again_where_the_run_is_rolled_back(
     tmp_path: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving.Saver, "state_is_due", lambda self: not self._folder.states.steps())
-    calls, real = [], gradients.row_losses
+    calls, real = [], forward.row_losses
 
     def row_losses(*arguments: torch.Tensor) -> torch.Tensor:
         calls.append(real(*arguments))
         return calls[-1] * (math.nan if 3 < len(calls) < 7 else 1.0)
 
-    monkeypatch.setattr(gradients, "row_losses", row_losses)
+    monkeypatch.setattr(forward, "row_losses", row_losses)
     options = OPTIONS | {"steps": 6, "text_encoder_until": 0.34, "keep": 10}
     made = run(make_job(tmp_path, (concept,), **options))
     assert any("back to step 1" in note.text for note in made.of(Note))

@@ -95,7 +95,8 @@ def run(
 ) -> Run:
     """Trains always, unless a test is about runs that are handed over or go on."""
     events: list[Event] = []
-    options |= {"device": CPU, "listener": events.append, "train_again": train_again}
+    options = {"device": CPU} | options
+    options |= {"listener": events.append, "train_again": train_again}
     return Run(train(job, base or toy_base(), **options), events)
 
 

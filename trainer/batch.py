@@ -16,6 +16,9 @@ from .objective import draw_row
 class Batch:
     """Rows of one forward pass: instance rows first, then the class rows that join them.
 
+    All of it is in memory, whatever device computes: to ask how many rows are what is no reason to
+    wait for it.
+
     Attributes:
         latents: ``[B, 4, h, w]`` fp32.
         noise: ε, which the net is to find; ``[B, 4, h, w]`` fp32.
@@ -68,7 +71,6 @@ def make_batch(
     *,
     loss: LossConfig,
     seed: int,
-    device: torch.device,
 ) -> Batch:
     """The instance rows at ``positions`` (counted over the run) with their class rows."""
     drawn: list[tuple[int, Row]] = [(p, rows.instance(p)) for p in positions]
@@ -85,24 +87,24 @@ def make_batch(
         inputs.append(input_noise)
         times.append(time)
     return Batch(
-        latents=torch.stack(samples).to(device),
-        noise=torch.stack(noises).to(device),
-        input_noise=torch.stack(inputs).to(device),
-        timesteps=torch.tensor(times, device=device),
-        weights=torch.tensor([row.weight for _, row in drawn], device=device),
-        is_class=torch.tensor([row.is_class for _, row in drawn], device=device),
-        taught=torch.tensor([row.taught for _, row in drawn], device=device),
+        latents=torch.stack(samples),
+        noise=torch.stack(noises),
+        input_noise=torch.stack(inputs),
+        timesteps=torch.tensor(times),
+        weights=torch.tensor([row.weight for _, row in drawn]),
+        is_class=torch.tensor([row.is_class for _, row in drawn]),
+        taught=torch.tensor([row.taught for _, row in drawn]),
         positions=[position for position, _ in drawn],
         prompts=[row.prompt for _, row in drawn],
-        time_ids=torch.tensor([latents.time_ids(row.view) for _, row in drawn], device=device),
-        masks=_masks([row for _, row in drawn], latents, device),
+        time_ids=torch.tensor([latents.time_ids(row.view) for _, row in drawn]),
+        masks=_masks([row for _, row in drawn], latents),
     )
 
 
-def _masks(rows: list[Row], latents: LatentCache, device: torch.device) -> Tensor | None:
+def _masks(rows: list[Row], latents: LatentCache) -> Tensor | None:
     """A class row counts whole: it stands for its class, not for a part of a picture."""
     masks = [None if row.is_class else latents.mask(row.view) for row in rows]
     if not any(mask is not None for mask in masks):
         return None
     whole = torch.ones(1, *latents.shape(rows[0].view)[1:])
-    return torch.stack([whole if mask is None else mask for mask in masks]).to(device)
+    return torch.stack([whole if mask is None else mask for mask in masks])

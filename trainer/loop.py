@@ -178,6 +178,7 @@ class _Run:
         return self.done < self.config.steps
 
     def _preview(self, *, again: bool = True) -> None:
+        self.gradients.make_room()
         with self.learner.as_shown():
             self.previews.take(self.done, again=again)
 

@@ -166,11 +166,13 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     largest = max(p.numel() for p in trained)
     beside = _IN_UPDATE * min(largest, PART.get(prepared.device.type, WHOLE))
     beside += _DRAWN * largest * (config.weights == LEAN)
+    # what is recorded keeps its memory while weights are updated
+    meanwhile = held.peak if config.cuda_graph and prepared.device.type == "cuda" else gradients
     return Need(
         weights=_weights(prepared, config),
         moments=sum(p.numel() for p in trained) * moment_bytes(config),
         step=held.peak,
-        update=gradients + beside * config.has_split_weights,
+        update=meanwhile + beside * config.has_split_weights,
         device=prepared.device.type,
     )
 

@@ -11,7 +11,7 @@ from .conditioning import Conditioning
 from .config import ConfigError
 from .families import family_of
 from .objective import alphas_cumprod, zero_terminal_snr
-from .text import encode, unread
+from .text import encode, tokens_of, unread
 
 
 class StableDiffusion:
@@ -130,7 +130,16 @@ class StableDiffusion:
 
     def encode_prompts(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         """From the text encoders as they are now, which are on ``device``."""
-        return encode(self.text_encoders, prompts, self.family, self.clip_skip, device)
+        tokens = self.tokens(prompts)
+        return self.encode_tokens({part: each.to(device) for part, each in tokens.items()})
+
+    def tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What each text encoder reads, by part: ``[B, 77]``, in memory."""
+        return tokens_of(self.text_encoders, prompts)
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Conditioning:
+        """As :meth:`encode_prompts`, of tokens on the encoders' device."""
+        return encode(self.text_encoders, tokens, self.family, self.clip_skip)
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, time_ids: Tensor

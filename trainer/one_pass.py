@@ -20,6 +20,7 @@ from triton.errors import TritonError
 from .moments import BLOCK, NAMES, WHOLE_BELOW, eight_bits
 from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
+from .to_device import bring
 
 __all__ = ["OnePass", "TritonError", "Update", "make_one_pass"]
 
@@ -102,7 +103,7 @@ class OnePass:
                 told.append(self.numbers(update.group, step))
             form, entry = self._entry(update)
             tables.setdefault(form, []).append([*entry, row])
-        numbers = _bring(torch.tensor(told, dtype=torch.float32), device)
+        numbers = bring(torch.tensor(told, dtype=torch.float32), device)
         clip = torch.ones(1, device=device) if clip is None else clip
         with _on_device(device):
             for form, table in tables.items():
@@ -129,7 +130,7 @@ class OnePass:
         signed, unsigned = self._tables(device) if form.eight else (numbers, numbers)
         beta1, beta2 = self._betas
         adamw[(len(places),)](
-            _bring(table, device), places, numbers, clip, signed, unsigned,
+            bring(table, device), places, numbers, clip, signed, unsigned,
             1 - beta1, beta2, 1 - beta2, self._eps,
             HALF=form.half, EIGHT=form.eight, LEAN=form.lean, ALIGNED=form.aligned,
             ROWS=ROWS, BLOCK=BLOCK,
@@ -159,11 +160,6 @@ def _places(counts: tuple[int, ...], device: torch.device) -> Tensor:
     weight = torch.arange(len(counts)).repeat_interleave(programs)
     own = torch.arange(len(weight)) - first[weight]
     return torch.stack([weight, own], dim=1).int().to(device)
-
-
-def _bring(values: Tensor, device: torch.device) -> Tensor:
-    """To a device, which nobody waits for."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def _on_device(device: torch.device) -> AbstractContextManager:

@@ -10,24 +10,28 @@ from .families import Family
 from .tokenizer import tokenize
 
 
+def tokens_of(encoders: Mapping[str, nn.Module], prompts: Sequence[str]) -> dict[str, Tensor]:
+    """What each encoder reads, by part: ``[B, 77]`` int64, in memory."""
+    return {
+        part: tokenize(list(prompts), encoder.config.pad_token_id)
+        for part, encoder in encoders.items()
+    }
+
+
 def encode(
-    encoders: Mapping[str, nn.Module],
-    prompts: Sequence[str],
-    family: Family,
-    clip_skip: int,
-    device: torch.device,
+    encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor], family: Family, clip_skip: int
 ) -> Conditioning:
     """Each prompt through every encoder; their states lie side by side, in this order.
 
     Args:
-        encoders: by part, on ``device``.
+        encoders: by part.
+        tokens: of :func:`tokens_of`, on the encoders' device.
         clip_skip: see :class:`model.StableDiffusion`.
     """
     layer = clip_skip - family.unbuilt
     states, pooled = [], None
-    for encoder in encoders.values():
-        tokens = tokenize(list(prompts), encoder.config.pad_token_id).to(device)
-        hidden, projected = _encode(encoder, tokens, layer, family.normed)
+    for part, encoder in encoders.items():
+        hidden, projected = _encode(encoder, tokens[part], layer, family.normed)
         states.append(hidden)
         pooled = projected if projected is not None else pooled
     return Conditioning(states[0] if len(states) == 1 else torch.cat(states, -1), pooled)

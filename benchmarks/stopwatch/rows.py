@@ -43,10 +43,18 @@ ROWS = (
     Row("ours", OURS),
     Row("ours, fp32", OURS, {"precision": "fp32"}, "cuda"),
     Row("ours, channels_last", OURS, {"channels_last": True}),
+    Row("ours, cuda_graph", OURS, {"cuda_graph": True}, "cuda"),
     Row("ours, gradient_checkpointing", OURS, {"gradient_checkpointing": True}, "cuda"),
     Row("ours, adamw8bit", OURS, {"optimizer": "adamw8bit"}, differs=EIGHT_BIT),
     Row("ours, weights = exact", OURS, {"weights": "exact"}, differs=BF16),
     Row("ours, weights = lean", OURS, {"weights": "lean"}, differs=f"{BF16}, rounded at random"),
+    Row(
+        "ours, weights = exact, cuda_graph",
+        OURS,
+        {"weights": "exact", "cuda_graph": True},
+        "cuda",
+        BF16,
+    ),
     Row("diffusers", DIFFUSERS),
     Row(
         "diffusers, best flags",

@@ -28,16 +28,16 @@ Patch = pytest.MonkeyPatch
 
 
 def poison_loss(patch: Patch, value: float, first: int, times: int) -> None:
-    from pack.trainer import gradients
+    from pack.trainer import forward
 
-    real, calls = gradients.row_losses, []
+    real, calls = forward.row_losses, []
 
     def row_losses(*given: torch.Tensor | None) -> torch.Tensor:
         calls.append(1)
         losses = real(*given)
         return losses * value if first <= len(calls) < first + times else losses
 
-    patch.setattr(gradients, "row_losses", row_losses)
+    patch.setattr(forward, "row_losses", row_losses)
 
 
 def poison_gradient(patch: Patch, value: float, first: int, times: int) -> None:

@@ -148,6 +148,12 @@ class TrainConfig:
         " learning.",
         choices=(FP32, EXACT, LEAN),
     )
+    cuda_graph: bool = option(
+        False,
+        "Experimental. Record a step's passes once and replay them, so that a small batch does not"
+        " leave the card waiting for Python. Needs a CUDA or ROCm card; where it cannot be done the"
+        " run says why.",
+    )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
     loss: LossConfig = group(LossConfig)
@@ -211,6 +217,7 @@ WITHOUT_EFFECT_ON_WEIGHTS = frozenset(
         "save_prompts",
         "keep_state",
         "state_minutes",
+        "cuda_graph",
     }
 )
 
