@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 from pack.benchmarks.memory import footprint, rungs
-from pack.trainer import loop, memory_plan
+from pack.trainer import free_memory, loop, memory_plan, moments, split_adamw
+from pack.trainer.config import Job
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
 from pack.trainer.footprint import Held
@@ -17,7 +18,7 @@ from pack.trainer.gradients import Gradients
 from pack.trainer.ladder import Ladder
 from pack.trainer.model import StableDiffusion
 from pack.trainer.setup import Prepared
-from toy import Run, make_concept, make_job, run, toy_base
+from toy import Run, make_concept, make_job, run, same, toy_base
 
 GIB = 1 << 30
 
@@ -127,6 +128,48 @@ def test_the_finest_feature_maps_are_given_up_first(tmp_path: Path, free: Callab
             assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
 
 
+def elsewhere(monkeypatch) -> None:
+    """What is brought is a copy, as on a card: what is not put back is lost."""
+    for module in (moments, split_adamw):
+        monkeypatch.setattr(module, "bring", lambda values, _: values.clone())
+        monkeypatch.setattr(module, "pinned", torch.Tensor.clone)
+
+
+@pytest.mark.parametrize("weights", ["exact", "lean"])
+def test_moments_and_remainders_go_to_ram_before_a_run_is_refused(
+    tmp_path: Path, free: Callable, monkeypatch, weights: str
+) -> None:
+    options = {"weights": weights, "gradient_checkpointing": True, "save_precision": "fp32"}
+    options |= {"text_encoder_learning_rate": 1e-3}
+
+    def job(name: str, steps: int) -> Job:
+        """That has no other rung left, and so the same passes on each."""
+        concept = make_concept(tmp_path / "pictures", prior_weight=0.0)
+        return make_job(tmp_path / name, (concept,), steps=steps, **options)
+
+    whole = run(job("whole", 4))
+    assert not planned(whole).change
+    asked: list[int] = []
+    monkeypatch.setattr(memory_plan, "has_room_in_ram", lambda _, n: asked.append(n) or True)
+    elsewhere(monkeypatch)
+    free(planned(whole).need - 1)
+    half = run(job("lower", 2))
+    lower = run(job("lower", 4), train_again=False)
+    assert "the computer's memory" in planned(lower).change
+    assert asked[0] == asked[1] and asked[0] % (10 if weights == "exact" else 8) == 0
+    saved = planned(whole).need - planned(lower).need
+    assert saved == pytest.approx(asked[0] * 1.01, rel=0.02)
+    assert half.result.steps == 2 and lower.of(Step)[0].step == 3  # and its state went back there
+    assert same(whole.tensors, lower.tensors)
+
+
+def test_without_room_in_ram_the_run_is_refused(tmp_path: Path, free: Callable) -> None:
+    """Of a processor both are the same memory."""
+    free(1000)
+    with pytest.raises(TrainingError, match="nothing was trained"):
+        run(make_job(tmp_path, weights="exact"))
+
+
 def test_a_run_that_never_fits_is_refused_before_anything_is_placed(
     tmp_path: Path, free: Callable, monkeypatch
 ) -> None:
@@ -177,9 +220,9 @@ def test_free_memory_of_a_card_is_what_this_process_may_still_take(monkeypatch) 
         monkeypatch.setattr(card, name, lambda _, value=value: value)
     monkeypatch.setattr(card, "get_per_process_memory_fraction", lambda _: 1.0, raising=False)
     device = torch.device("cuda", 0)
-    assert memory_plan.free_on_card(device) == 4 * GIB
+    assert free_memory.free_on_card(device) == 4 * GIB
     monkeypatch.setattr(card, "get_per_process_memory_fraction", lambda _: 0.5, raising=False)
-    assert memory_plan.free_on_card(device) == 3 * GIB
+    assert free_memory.free_on_card(device) == 3 * GIB
 
 
 def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:

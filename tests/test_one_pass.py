@@ -26,6 +26,8 @@ OPTIONS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
 class ByHand:
     """8-bit blocks as bitsandbytes makes them, by looking at all 256 distances of each value."""
 
+    in_ram = False
+
     def __init__(self) -> None:
         self.maps = [torch.linspace(-1, 1, 256) ** 3, torch.linspace(0, 1, 256) ** 2]
         self._whole = WholeMoments()

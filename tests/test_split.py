@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.trainer import split_adamw
+from pack.trainer import moments, split_adamw
 from pack.trainer.config import TrainConfig
 from pack.trainer.optim import make_optimizer
 from pack.trainer.split import Joined, join, round_at_random, split
@@ -124,6 +124,46 @@ def test_parts_of_a_weight_become_what_the_whole_does(monkeypatch, options: dict
     (whole, state), (parts, own) = trained(1 << 20), trained(1024)
     assert torch.equal(whole, parts) and state.keys() == own.keys()
     assert all(torch.equal(state[key], own[key]) for key in state)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "exact"}, {"weights": "lean"}, {"weights": "exact", "optimizer": "adamw8bit"}],
+)
+def test_a_state_that_lies_in_ram_is_brought_and_put_back(monkeypatch, options: dict) -> None:
+    """A copy stands in for the card's: what is changed in it and not put back is lost."""
+    if "optimizer" in options:
+        pytest.importorskip("bitsandbytes")
+    monkeypatch.setitem(split_adamw.PART, "cpu", 1024)
+
+    def trained(in_ram: bool) -> tuple[list[Tensor], list[dict]]:
+        g = torch.Generator().manual_seed(2)
+        weights = [Parameter(torch.randn(shape, generator=g)) for shape in ((70, 90), (5, 7))]
+        optimizer = make_optimizer(weights, [], TrainConfig(**options, **RATES), in_ram)
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=g).to(torch.bfloat16)
+            optimizer.clip(1.0)
+            optimizer.step()
+        kept = optimizer.state_dict()
+        optimizer.load_state_dict(kept)
+        values = [optimizer.value(weight) for weight in weights]
+        return values, [optimizer.state[weight] for weight in weights]
+
+    values, states = trained(in_ram=False)
+    copies = []
+
+    def bring(values: Tensor, device: torch.device) -> Tensor:
+        copies.append(values.clone())
+        return copies[-1]
+
+    for module in (moments, split_adamw):
+        monkeypatch.setattr(module, "bring", bring)
+    there, own = trained(in_ram=True)
+    assert len(copies) > 10
+    assert all(torch.equal(a, b) for a, b in zip(values, there, strict=True))
+    for state, other in zip(states, own, strict=True):
+        assert state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
 
 
 def test_plain_bf16_would_stand_still() -> None:

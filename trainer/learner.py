@@ -55,7 +55,7 @@ class Learner:
         if not (self._config.has_split_weights or self._config.lora.is_on):
             smaller.append("weights = exact")
         with self._must_fit("the optimizer", *smaller):
-            made = make_optimizer(unet, text, self._config)
+            made = make_optimizer(unet, text, self._config, prepared.state_in_ram)
             self._optimizer = accelerate.prepare_optimizer(made)
         self._trained = prepared.trained
         self._split = made if isinstance(made, SplitAdamW) else None
@@ -95,7 +95,8 @@ class Learner:
 
     def restore(self, state: SavedState) -> None:
         """Return to a state of this run."""
-        restore(state, self.parts, self._optimizer, self._accelerate.scaler)
+        in_ram = self._split is not None and self._split.in_ram
+        restore(state, self.parts, self._optimizer, self._accelerate.scaler, in_ram)
         if self._ema:
             self._ema.restore(state)
         self.done, self.learned, self.updating = state.progress.step, True, False

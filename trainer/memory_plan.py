@@ -16,6 +16,7 @@ from .config.train import EXACT, LEAN
 from .errors import TrainingError
 from .events import Listener, Note, Planned, gib
 from .footprint import META, AsComputed, Held, backward, without_values
+from .free_memory import free_memory, has_room_in_ram
 from .ladder import Ladder
 from .setup import Prepared
 from .split_adamw import PART, WHOLE
@@ -26,6 +27,7 @@ from .training_state import learning, moment_bytes
 _BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
 _HOLES = {"cpu": 1.01, "cuda": 1.04}
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
+_REMAINDER = 2  # bytes of an exact weight beside its bf16
 _IN_UPDATE = 20  # bytes for each value of the part of a split weight that torch updates
 _DRAWN = 4  # and for each value of a lean one
 
@@ -89,11 +91,24 @@ def _descend(prepared: Prepared, ladder: Ladder, free: int, listener: Listener) 
                 text = prepared.job.config.trains_text_encoder
                 prepared.model.recompute_activations(text, ladder.recomputed)
             need = estimate(prepared, ladder)
+        if need.total > free and _state_to_ram(prepared):
+            ram = "what only updates need in the computer's memory, which takes more time"
+            change = ", and ".join(filter(None, (change, ram)))
+            need = estimate(prepared, ladder)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         # a layer that knows no meta device: the run itself shows whether it fits
         listener(Note(f"how much memory this run takes is not known beforehand: {error}"))
         return None
     return Planned(need.total, free, change)
+
+
+def _state_to_ram(prepared: Prepared) -> bool:
+    """The last rung: moments and remainders lie in pinned memory, if they may."""
+    config = prepared.job.config
+    weights = sum(p.numel() for _, p in learning(prepared.trained.modules))
+    state = weights * (moment_bytes(config) + _REMAINDER * (config.weights == EXACT))
+    prepared.state_in_ram = config.has_split_weights and has_room_in_ram(prepared.device, state)
+    return prepared.state_in_ram
 
 
 def _top(prepared: Prepared) -> Ladder:
@@ -132,30 +147,9 @@ def _refusal(prepared: Prepared, planned: Planned | None) -> str:
     )
 
 
-def free_memory(prepared: Prepared) -> int | None:
-    """Bytes that the run may still take; on a processor its weights are there already."""
-    device = prepared.device
-    if device.type == "cuda":
-        return free_on_card(device)
-    if device.type == "cpu":
-        import psutil  # comes with accelerate
-
-        here = (p for module in prepared.trained.modules.values() for p in module.parameters())
-        return psutil.virtual_memory().available + sum(map(_bytes, here))
-    return None
-
-
-def free_on_card(device: torch.device) -> int:
-    free, total = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_reserved(device)
-    ask = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # torch 2.9
-    allowed = int(total * ask(device)) if ask else total
-    return min(free + held, allowed) - torch.cuda.memory_allocated(device)
-
-
 def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     """What a step on this rung takes, at the largest shape of the run."""
-    config = prepared.job.config
+    config, in_ram = prepared.job.config, prepared.state_in_ram
     with _on_meta(prepared) as computed, Held() as held:
         several = _passes(prepared, ladder) > 1
         rows = ladder.rows * (1 if ladder.apart else 2)
@@ -170,7 +164,7 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     meanwhile = held.peak if config.cuda_graph and prepared.device.type == "cuda" else gradients
     return Need(
         weights=_weights(prepared, config),
-        moments=sum(p.numel() for p in trained) * moment_bytes(config),
+        moments=sum(p.numel() for p in trained) * moment_bytes(config) * (not in_ram),
         step=held.peak,
         update=meanwhile + beside * config.has_split_weights,
         device=prepared.device.type,
@@ -189,7 +183,8 @@ def _weights(prepared: Prepared, config: TrainConfig) -> int:
         for parameter in module.parameters():
             held = 2 * parameter.numel() if config.has_split_weights else _bytes(parameter)
             if parameter.requires_grad:
-                extra = 2 * (config.weights == EXACT) + 4 * bool(config.ema_decay)
+                extra = _REMAINDER * (config.weights == EXACT and not prepared.state_in_ram)
+                extra += 4 * bool(config.ema_decay)
                 held += extra * parameter.numel()
             count += held
     return count

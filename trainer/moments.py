@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .to_device import bring, pinned, put_back
+
 BLOCK = 256  # values that share a scale
 WHOLE_BELOW = 4096  # values; of a smaller weight the moments stay fp32, as bitsandbytes keeps them
 NAMES = ("exp_avg", "exp_avg_sq")
@@ -20,9 +22,11 @@ class Moments(Protocol):
 
     Attributes:
         maps: the 256 values of signed and of unsigned 8-bit numbers; none where they are fp32.
+        in_ram: they are kept in pinned memory, not beside their weight.
     """
 
     maps: Sequence[Tensor]
+    in_ram: bool
 
     def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """In fp32, ``[values]``, zeros before the first update."""
@@ -36,14 +40,16 @@ class WholeMoments:
 
     maps: Sequence[Tensor] = ()
 
+    def __init__(self, in_ram: bool = False) -> None:
+        self.in_ram = in_ram
+
     def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        for name in NAMES:
-            if name not in state:
-                state[name] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
-        return in_memory(state[NAMES[0]])[part], in_memory(state[NAMES[1]])[part]
+        parts = [in_memory(whole(state, weight, name, self.in_ram))[part] for name in NAMES]
+        return bring(parts[0], weight.device), bring(parts[1], weight.device)
 
     def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
-        """They were changed in place."""
+        for name, values in zip(NAMES, (mean, square), strict=True):
+            put_back(values, in_memory(state[name])[part])
 
 
 class EightBitMoments:
@@ -53,13 +59,14 @@ class EightBitMoments:
     Small weights keep theirs in fp32, as under bitsandbytes' own optimizers.
     """
 
-    def __init__(self, functional: ModuleType) -> None:
+    def __init__(self, functional: ModuleType, in_ram: bool = False) -> None:
         """
         Args:
             functional: ``bitsandbytes.functional``.
         """
         self._functional = functional
-        self._whole = WholeMoments()
+        self.in_ram = in_ram
+        self._whole = WholeMoments(in_ram)
         self.maps = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
         self._codes: dict[torch.device, list[Tensor]] = {}
 
@@ -68,21 +75,24 @@ class EightBitMoments:
             return self._whole.read(state, weight, part)
         mean, square = (
             self._functional.dequantize_blockwise(
-                values[part], absmax=scales[_blocks(part)], code=code, blocksize=BLOCK
+                bring(values[part], weight.device),
+                absmax=bring(scales[_blocks(part)], weight.device),
+                code=code,
+                blocksize=BLOCK,
             )
             for name, code in zip(NAMES, self._codes_on(weight.device), strict=True)
-            for values, scales in [eight_bits(state, weight, name)]
+            for values, scales in [eight_bits(state, weight, name, self.in_ram)]
         )
         return mean, square
 
     def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
         if f"{NAMES[0]}_scale" not in state:
-            return
+            return self._whole.write(state, part, mean, square)
         codes = self._codes_on(mean.device)
         for name, code, moment in zip(NAMES, codes, (mean, square), strict=True):
             values, how = self._functional.quantize_blockwise(moment, code=code, blocksize=BLOCK)
-            state[name][part] = values
-            state[f"{name}_scale"][_blocks(part)] = how.absmax
+            put_back(values, state[name][part])
+            put_back(how.absmax, state[f"{name}_scale"][_blocks(part)])
 
     def _codes_on(self, device: torch.device) -> list[Tensor]:
         """Copied once: a copy to a card for each weight would make each update wait for it."""
@@ -91,12 +101,25 @@ class EightBitMoments:
         return self._codes[device]
 
 
-def eight_bits(state: dict[str, Any], weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def whole(state: dict[str, Any], weight: Tensor, name: str, in_ram: bool) -> Tensor:
+    """A moment in fp32, in its weight's memory layout; zeros at first."""
+    if name not in state:
+        zeros = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
+        state[name] = pinned(zeros) if in_ram else zeros
+    return state[name]
+
+
+def eight_bits(
+    state: dict[str, Any], weight: Tensor, name: str, in_ram: bool = False
+) -> tuple[Tensor, Tensor]:
     """A moment's 8-bit values, ``[numel]``, and a scale for each block; zeros at first."""
     if name not in state:
         blocks = -(-weight.numel() // BLOCK)
-        state[name] = weight.new_zeros(weight.numel(), dtype=torch.uint8)
-        state[f"{name}_scale"] = weight.new_zeros(blocks, dtype=torch.float32)
+        zeros = (
+            weight.new_zeros(weight.numel(), dtype=torch.uint8),
+            weight.new_zeros(blocks, dtype=torch.float32),
+        )
+        state[name], state[f"{name}_scale"] = map(pinned, zeros) if in_ram else zeros
     return state[name], state[f"{name}_scale"]
 
 

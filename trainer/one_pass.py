@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from .moments import BLOCK, NAMES, WHOLE_BELOW, eight_bits
+from .moments import BLOCK, NAMES, WHOLE_BELOW, eight_bits, whole
 from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
 from .to_device import bring
@@ -62,17 +62,25 @@ class Form(NamedTuple):
 def make_one_pass(optimizer: SplitAdamW) -> OnePass:
     """With the options of an optimizer."""
     options = optimizer.defaults
-    return OnePass(options["betas"], options["eps"], optimizer.maps)
+    return OnePass(options["betas"], options["eps"], optimizer.maps, optimizer.in_ram)
 
 
 class OnePass:
     """Launches the kernel for all weights of a device together."""
 
-    def __init__(self, betas: tuple[float, float], eps: float, maps: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        betas: tuple[float, float],
+        eps: float,
+        maps: Sequence[Tensor],
+        in_ram: bool = False,
+    ) -> None:
         """
         Args:
             maps: the 256 values of signed and of unsigned 8-bit numbers; none: moments are fp32.
+            in_ram: states are in pinned memory, which a card reads and writes over its bus.
         """
+        self._in_ram = in_ram
         self._betas, self._eps = betas, eps
         self._maps = [table.float().cpu() for table in maps]
         self._on: dict[torch.device, list[Tensor]] = {}
@@ -140,12 +148,9 @@ class OnePass:
         self, weight: Tensor, state: dict[str, Any], name: str
     ) -> tuple[Tensor, Tensor | None]:
         """Its values, and their scales where they are in 8 bits; zeros at first."""
-        is_small = not self._maps or weight.numel() < WHOLE_BELOW
-        if name not in state and is_small:
-            state[name] = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
-        elif not is_small:
-            return eight_bits(state, weight, name)
-        return state[name], None
+        if self._maps and weight.numel() >= WHOLE_BELOW:
+            return eight_bits(state, weight, name, self._in_ram)
+        return whole(state, weight, name, self._in_ram), None
 
     def _tables(self, device: torch.device) -> list[Tensor]:
         if device not in self._on:

@@ -68,11 +68,17 @@ def check_optimizer(config: TrainConfig, device: torch.device) -> None:
 
 
 def make_optimizer(
-    unet: Iterable[Parameter], text_encoder: Iterable[Parameter], config: TrainConfig
+    unet: Iterable[Parameter],
+    text_encoder: Iterable[Parameter],
+    config: TrainConfig,
+    in_ram: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW over one group per part; each group keeps its full rate in ``base_lr``.
 
     Where ``config.weights`` are split, the fp32 parameters become bf16.
+
+    Args:
+        in_ram: see :class:`split_adamw.SplitAdamW`.
     """
     rates = (config.learning_rate, config.text_encoder_learning_rate)
     groups = [
@@ -87,7 +93,7 @@ def make_optimizer(
     }
     make: Callable[..., torch.optim.Optimizer]
     if config.has_split_weights:
-        return _split_optimizer(groups, options, config)
+        return _split_optimizer(groups, options, config, in_ram)
     if config.optimizer == "adamw8bit":
         make = _bitsandbytes("optim").AdamW8bit
     else:
@@ -99,10 +105,12 @@ def make_optimizer(
 
 
 def _split_optimizer(
-    groups: list[dict[str, Any]], options: dict[str, Any], config: TrainConfig
+    groups: list[dict[str, Any]], options: dict[str, Any], config: TrainConfig, in_ram: bool
 ) -> SplitAdamW:
-    is_whole = config.optimizer == "adamw"
-    moments = WholeMoments() if is_whole else EightBitMoments(_bitsandbytes("functional"))
+    if config.optimizer == "adamw":
+        moments = WholeMoments(in_ram)
+    else:
+        moments = EightBitMoments(_bitsandbytes("functional"), in_ram)
     lean = config.weights == LEAN
 
     def make(groups: list[dict[str, Any]]) -> SplitAdamW:

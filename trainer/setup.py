@@ -46,6 +46,8 @@ class Prepared:
         text_steps: after how many steps the text encoder has learned; None: it never stops.
         states_kept: how many states the disk has room for.
         ranks: all processes of the run. Only the first writes into the folder.
+        state_in_ram: what only updates need is kept in pinned memory, see
+            :class:`split_adamw.SplitAdamW`.
     """
 
     job: Job
@@ -66,6 +68,7 @@ class Prepared:
     text_steps: int | None
     states_kept: int
     ranks: Ranks
+    state_in_ram: bool = False
 
     @property
     def autocast(self) -> str:

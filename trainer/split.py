@@ -54,7 +54,8 @@ class Joined(Mapping[str, Tensor]):
         self._remainder = remainder
 
     def __getitem__(self, name: str) -> Tensor:
-        return join(self._upper[name], self._remainder[name].view(torch.int16))
+        upper, remainder = self._upper[name], self._remainder[name].view(torch.int16)
+        return join(upper.to(remainder.device), remainder)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._upper)

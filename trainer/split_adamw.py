@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from .moments import Moments, in_memory
 from .randomness import generator
 from .split import join, round_at_random, split
+from .to_device import bring, pinned, put_back
 
 if TYPE_CHECKING:
     from .one_pass import OnePass, Update
@@ -31,6 +32,9 @@ class SplitAdamW(torch.optim.Optimizer):
     Exact: with its remainder a weight is the fp32 that torch's AdamW would hold, to the last bit.
     Lean: it is rounded at random (Gupta et al. 2015, "stochastic rounding"), right on average;
     the draws are functions of the seed, the weight's place and its step.
+
+    Remainders and moments may lie in pinned memory instead of beside their weights: only updates
+    need them, a part at a time.
 
     Attributes:
         lean: there are no remainders.
@@ -65,7 +69,11 @@ class SplitAdamW(torch.optim.Optimizer):
         for parameter in self._parameters():
             parameter.data, remainder = split(parameter.data)
             if not lean:
-                self.state[parameter][REMAINDER] = remainder
+                self.state[parameter][REMAINDER] = pinned(remainder) if self.in_ram else remainder
+
+    @property
+    def in_ram(self) -> bool:
+        return self._moments.in_ram
 
     @property
     def maps(self) -> Sequence[Tensor]:
@@ -80,7 +88,7 @@ class SplitAdamW(torch.optim.Optimizer):
         """A weight in fp32."""
         if self.lean:
             return parameter.detach().float()
-        return join(parameter.detach(), self.state[parameter][REMAINDER])
+        return join(parameter.detach(), bring(self.state[parameter][REMAINDER], parameter.device))
 
     def clip(self, limit: float) -> float:
         """The gradients' norm in fp32; above ``limit`` the next update scales them down to it.
@@ -112,6 +120,8 @@ class SplitAdamW(torch.optim.Optimizer):
                     self._update(parameter, group)
         if updates:
             self.one_pass(updates, self._scale)
+        if self.in_ram and torch.cuda.is_available():
+            torch.cuda.synchronize()  # whoever reads the states there does not know of the card
 
     def _for_one_pass(self, parameter: Parameter, group: dict[str, Any]) -> Update:
         from .one_pass import Update
@@ -137,14 +147,17 @@ class SplitAdamW(torch.optim.Optimizer):
             else:
                 upper, remainder = split(weight)
                 own.copy_(upper)
-                in_memory(state[REMAINDER])[part].copy_(remainder)
+                put_back(remainder, in_memory(state[REMAINDER])[part])
 
     def _updated(
         self, parameter: Parameter, gradient: Tensor, part: slice, group: dict[str, Any]
     ) -> Tensor:
         """A part of a weight after torch's update, in fp32, ``[values]``."""
         state, own = self.state[parameter], in_memory(parameter.data)[part]
-        weight = own.float() if self.lean else join(own, in_memory(state[REMAINDER])[part])
+        if self.lean:
+            weight = own.float()
+        else:
+            weight = join(own, bring(in_memory(state[REMAINDER])[part], own.device))
         gradient = gradient.to(torch.float32, copy=True)
         if self._scale is not None:
             gradient.mul_(self._scale)
@@ -199,8 +212,12 @@ class SplitAdamW(torch.optim.Optimizer):
         for index, held in state_dict["state"].items():
             device = order[index].device
             self.state[order[index]] = {
-                key: value.to("cpu" if key == "step" else device) for key, value in held.items()
+                key: value.cpu() if key == "step" else self._placed(value, device)
+                for key, value in held.items()
             }
+
+    def _placed(self, value: Tensor, device: torch.device) -> Tensor:
+        return pinned(value) if self.in_ram else value.to(device)
 
 
 def _alike(gradient: Tensor, parameter: Parameter) -> Tensor:

@@ -172,8 +172,13 @@ def restore(
     parts: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler | None,
+    in_ram: bool = False,
 ) -> None:
-    """Put a state that fits into modules that are on their device, optimizer and loss scaler."""
+    """Put a state that fits into modules that are on their device, optimizer and loss scaler.
+
+    Args:
+        in_ram: the optimizer keeps its own there; the device has no room for all of it.
+    """
     names = {id(parameter): name for name, parameter in learning(parts)}
     held: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
     for place, value in [*state.tensors.items(), *state.numbers.items()]:
@@ -187,7 +192,10 @@ def restore(
         with torch.no_grad():
             parameter.copy_(state.tensors[f"weights.{name}"])
         if held[name]:
-            loaded[index] = {key: _as_held(value, parameter) for key, value in held[name].items()}
+            loaded[index] = {
+                key: _as_held(value, parameter, "cpu" if in_ram else parameter.device)
+                for key, value in held[name].items()
+            }
     optimizer.state.clear()  # or the old moments would lie beside the new ones for a moment
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": loaded, "param_groups": groups})
@@ -205,10 +213,11 @@ def learning(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, Parameter]]:
                 yield f"{part}.{name}", parameter
 
 
-def _as_held(value: Any, parameter: Parameter) -> Any:
+def _as_held(value: Any, parameter: Parameter, device: torch.device | str) -> Any:
     """A copy, a moment in its weight's own memory layout: fused kernels walk both side by side."""
     if not isinstance(value, Tensor):
         return value
     if value.shape != parameter.shape:
         return value.clone()
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    like = torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False)
+    return like.copy_(value)
