@@ -73,9 +73,15 @@ def test_favoured_kinds_are_drawn_as_often_as_told() -> None:
     rows = loss._rows(torch.Generator().manual_seed(0), 20_000)
     share = sum(kinds[row] in ("dog", "cat") for row in rows.tolist()) / len(rows)
     assert share == pytest.approx(float(weights[weights > 1].sum() / weights.sum()), abs=0.02)
+    posed = how_often(dataclasses.replace(recipe, favour="boat,cat:sitting"))
+    scenes = [random_scene(seed) for seed in seeds(recipe)]
+    said = [s.kind == "boat" or (s.kind, s.pose) == ("cat", "sitting") for s in scenes]
+    assert [w == FAVOUR for w in posed] == said and any(s.kind == "cat" for s in scenes)
     old = {k: v for k, v in json.loads(TINY.to_json()).items() if k != "favour"}
     TINY.check(json.dumps(old), "unet")  # a run from before there was such an option
     with pytest.raises(BaseFailed, match="favour"):
         recipe.check(TINY.to_json(), "unet")
     with pytest.raises(BaseFailed, match="no 'dragon'"):
         recipe_for(CPU, favour="dragon")
+    with pytest.raises(BaseFailed, match="no 'boat:sitting'"):
+        recipe_for(CPU, favour="boat:sitting")

@@ -88,9 +88,10 @@ def captions_of(recipe: Recipe) -> list[list[str]]:
 
 
 def how_often(recipe: Recipe) -> Tensor:
-    """`FAVOUR` for pictures of the favoured kinds, 1 for the others, ``[pool]``."""
-    kinds = (random_scene(seed).kind for seed in seeds(recipe))
-    return torch.tensor([float(FAVOUR) if kind in recipe.favoured else 1.0 for kind in kinds])
+    """`FAVOUR` for pictures of the favoured kinds and poses, 1 for the others, ``[pool]``."""
+    scenes = map(random_scene, seeds(recipe))
+    names = ({scene.kind, f"{scene.kind}:{scene.pose}"} for scene in scenes)
+    return torch.tensor([1.0 if name.isdisjoint(recipe.favoured) else FAVOUR for name in names])
 
 
 def _captions(recipe: Recipe, seed: int, known: set[str]) -> list[str]:
