@@ -77,7 +77,7 @@ def test_what_the_base_predicts_is_taught(tmp_path: Path, tapes: Tapes) -> None:
     assert any(step.class_loss for step in recorded.of(Step))
 
 
-def test_what_a_preview_and_a_rollback_move_is_recorded_again(tmp_path: Path, tapes: Tapes) -> None:
+def test_after_a_preview_it_is_recorded_again_without_a_trial(tmp_path: Path, tapes: Tapes) -> None:
     plain, recorded = both(tmp_path, steps=12, preview_every=4, preview_steps=2)
     assert notes(recorded) == [] and same(plain.tensors, recorded.tensors)
     assert tapes.forgotten >= 2 and tapes.recorded >= 2
