@@ -50,7 +50,7 @@ PICTURE_BOOK = Recipe(
     cfg=4.0,
     previews=3,
     settings={"trains": "unet", "learning_rate": 2e-4, "batch_size": 4},
-    note="The base learned for some hours on two CPU cores: it draws cars well, animals roughly.",
+    note="The base learned for some hours on two CPU cores: it draws things in rough strokes.",
 )
 
 FULL = Recipe(
