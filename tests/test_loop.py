@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer import gradients
+from pack.trainer import forward
 from pack.trainer.checkpoint import CheckpointError, read_checkpoint
 from pack.trainer.config import ConfigError, Job
 from pack.trainer.errors import TrainingError
@@ -281,7 +281,7 @@ def test_a_bad_gradient_never_reaches_the_weights(
             return gradient * math.nan
 
     broken = lambda *given: Break.apply(row_losses(*given))  # noqa: E731
-    monkeypatch.setattr(gradients, "row_losses", broken)
+    monkeypatch.setattr(forward, "row_losses", broken)
     with pytest.raises(TrainingError, match="gradient.*step 3"):
         run(make_job(tmp_path, steps=9, max_grad_norm=max_grad_norm))
     assert not list((tmp_path / "checkpoints").iterdir())

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from pack.trainer import gradients, learner, saving
+from pack.trainer import forward, learner, saving
 from pack.trainer.checkpoint import check_finite, read_checkpoint
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Step
@@ -43,14 +43,14 @@ class Bad:
     """Turns the loss of some steps into NaN: of those whose call number ``when`` accepts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, when) -> None:
-        self.calls, real = 0, gradients.row_losses
+        self.calls, real = 0, forward.row_losses
 
         def row_losses(*given: torch.Tensor | None) -> torch.Tensor:
             self.calls += 1
             losses = real(*given)
             return losses * math.nan if when(self.calls) else losses
 
-        monkeypatch.setattr(gradients, "row_losses", row_losses)
+        monkeypatch.setattr(forward, "row_losses", row_losses)
 
 
 def test_a_skipped_step_leaves_the_weights_and_the_run_goes_on(tmp_path, monkeypatch) -> None:
