@@ -29,7 +29,7 @@ OURS = ("textbook", "ours", "ours, cuda_graph", "ours, weights = exact",
 BASE = ".demo/card-base"
 Command = tuple[str, ...]
 PARTS: dict[str, tuple[float, tuple[Command, ...]]] = {
-    "tests": (4, ((*PYTEST, "tests/test_one_pass.py", "tests/test_capture.py"),)),
+    "tests": (4, ((*PYTEST, "tests/test_one_pass.py", "tests/test_capture_runs.py"),)),
     "speed": (9, (("benchmarks/peers.py", "--device", "cuda", "--size", "sd15", "--batch", "1", "4",
                    "--rounds", "2", "--write", "--rows", *OURS),)),
     "memory": (9, (

@@ -284,7 +284,7 @@ def test_flip_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_flip_cuda_graph(tmp_path: Path, plain: Run) -> None:
-    """Here it is refused by name; with a recorder it is in test_capture.py."""
+    """Here it is refused by name; with a recorder it is in test_capture_runs.py."""
     recorded = run(make_job(tmp_path, **BASE, cuda_graph=True))
     said = {note.text for note in recorded.of(Note)} - {note.text for note in plain.of(Note)}
     assert len(said) == 1 and said.pop().startswith("cuda_graph: cpu")

@@ -242,8 +242,10 @@ def _copy(gradient: Tensor | None) -> Tensor | None:
 
 
 def _compare(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    """Raises:
-    Distrust: they are not alike.
+    """Two of :meth:`Captured._measured`.
+
+    Raises:
+        Distrust: they are not alike.
     """
     for here, there, what in zip(got, expected, ("losses", "gradients"), strict=True):
         distance = float((here - there).norm() / there.norm().clamp_min(1e-30))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .batch import Batch, make_batch
 from .capture import Captured
-from .cuda_graphs import recorder_for
+from .cuda_graphs import recorder_for, why_not
 from .errors import TrainingError
 from .events import Listener, Note
 from .forward import ForwardBackward
@@ -127,7 +127,7 @@ class Gradients:
         if (levels := self._ladder.recomputed) > before:
             self._model.recompute_activations(self._config.trains_text_encoder, levels)
             if self._captured:
-                self._captured.give_up("activations are computed again (gradient checkpointing)")
+                self._captured.give_up(why_not(self._p, self._ladder))
         self._listener(
             Note(f"step {step + 1} did not fit into the memory ({reason}): from here on {change}")
         )

@@ -55,13 +55,22 @@ def slow_because(precision: str, device: torch.device) -> str:
     """
     if precision != "bf16" or device.type != "cpu" or platform.machine() not in _INTEL:
         return ""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    if any(getattr(torch.cpu, probe, lambda: True)() for probe in probes):
+    if has_bf16_instructions(unknown=True):
         return ""
     return (
         "this processor has no instructions for bf16, so steps take many times longer than in"
         f" fp32: choose precision = {FP32} and weights = {FP32}"
     )
+
+
+def has_bf16_instructions(unknown: bool) -> bool:
+    """Whether an Intel or AMD processor computes in bf16 by itself: AMX, or AVX-512 BF16.
+
+    Args:
+        unknown: the answer where this torch cannot tell.
+    """
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: unknown)() for probe in probes)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from ...trainer.precision import has_bf16_instructions
 from ..world.kinds import KINDS
 
 
@@ -120,7 +121,4 @@ def has_fast_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return device.type == "cpu" and any(
-        getattr(torch.cpu, probe, lambda: False)() for probe in probes
-    )
+    return device.type == "cpu" and has_bf16_instructions(unknown=False)
