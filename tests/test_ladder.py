@@ -32,6 +32,14 @@ def test_rungs_halve_then_part_then_recompute() -> None:
     assert Ladder(1, has_classes=False, checkpointing=True, levels=4).lower() is None
 
 
+def test_below_them_all_the_step_is_one_pass_again_that_keeps_no_gradients() -> None:
+    ladder, rungs = Ladder(2, has_classes=True, checkpointing=False, one_pass=True), []
+    while ladder.lower():
+        rungs.append((ladder.rows, ladder.apart, ladder.recomputed, ladder.in_backward))
+    assert rungs == [(1, False, 0, False), (1, True, 0, False), (1, True, 1, False),
+                     (2, False, 1, True)]  # fmt: skip
+
+
 @pytest.mark.parametrize(("levels", "rungs"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
 def test_small_nets_have_fewer_rungs(levels: int, rungs: list[int]) -> None:
     ladder, seen = Ladder(1, has_classes=False, checkpointing=False, levels=levels), []

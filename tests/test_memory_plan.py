@@ -16,6 +16,7 @@ from pack.trainer.events import Note, Planned, Step
 from pack.trainer.footprint import Held
 from pack.trainer.gradients import Gradients
 from pack.trainer.ladder import Ladder
+from pack.trainer.memory_need import Need
 from pack.trainer.model import StableDiffusion
 from pack.trainer.setup import Prepared
 from toy import Run, make_concept, make_job, run, same, toy_base
@@ -64,7 +65,7 @@ def test_xformers_is_estimated_as_torchs_attention_and_comes_back(
 ) -> None:
     seen, estimate = [], memory_plan.estimate
 
-    def both(prepared: Prepared, ladder: Ladder) -> memory_plan.Need:
+    def both(prepared: Prepared, ladder: Ladder) -> Need:
         need, job, unet = estimate(prepared, ladder), prepared.job, prepared.model.unet
         config = replace(job.config, attention="xformers")
         unet.set_attn_processor(XFormersAttnProcessor())
@@ -140,7 +141,7 @@ def test_moments_and_remainders_go_to_ram_before_a_run_is_refused(
     tmp_path: Path, free: Callable, monkeypatch, weights: str
 ) -> None:
     options = {"weights": weights, "gradient_checkpointing": True, "save_precision": "fp32"}
-    options |= {"text_encoder_learning_rate": 1e-3}
+    options |= {"text_encoder_learning_rate": 1e-3, "gradient_accumulation_steps": 2}
 
     def job(name: str, steps: int) -> Job:
         """That has no other rung left, and so the same passes on each."""
@@ -185,7 +186,8 @@ def test_a_run_that_never_fits_is_refused_before_anything_is_placed(
 
 def test_what_nearly_fits_is_tried(tmp_path: Path, free: Callable) -> None:
     """An estimate may be wrong by a tenth, and a step that fails loses nothing."""
-    job = make_job(tmp_path, gradient_checkpointing=True, trains="unet", steps=1)
+    options = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}  # no rung below
+    job = make_job(tmp_path, trains="unet", steps=1, **options)
     need = planned(run(job)).need
     free(0.92 * need)
     assert run(job).result.steps == 1

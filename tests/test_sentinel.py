@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -110,8 +111,8 @@ def test_weights_that_went_bad_are_taken_back_at_once(
     """Also by the last update of all, which no loss looks at."""
     real, spoiled = learner.Learner.update, []
 
-    def update(self: learner.Learner, verdict: Verdict) -> bool:
-        skipped = real(self, verdict)
+    def update(self: learner.Learner, verdict: Verdict, again: Callable) -> bool:
+        skipped = real(self, verdict, again)
         if self.done == step and not spoiled:
             spoiled.append(step)
             with torch.no_grad():

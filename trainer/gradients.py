@@ -1,6 +1,8 @@
 """The gradients of one optimizer step, in as many forward passes as the memory asks for."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from .cuda_graphs import recorder_for, why_not
 from .errors import TrainingError
 from .events import Listener, Note
 from .forward import ForwardBackward
+from .in_backward import InBackward
 from .ladder import Ladder, is_out_of_memory
 from .orders import Orders, Stopped
 from .setup import Prepared
@@ -45,10 +48,12 @@ class Gradients:
         listener: Listener,
         orders: Orders,
         ladder: Ladder,
+        in_backward: InBackward,
     ) -> None:
         """
         Args:
             ladder: at the rung to begin with.
+            in_backward: looks at the gradients on the rung that keeps none.
         """
         self._p = prepared
         self._config = prepared.job.config
@@ -60,10 +65,13 @@ class Gradients:
         self._parameters = [p for _, p in learning(prepared.trained.modules)]
         self._passes = ForwardBackward(prepared, accelerate)
         self._ladder = ladder
+        self._in_backward = in_backward
         self._captured = self._capture() if self._config.cuda_graph else None
 
     def fill(self, step: int) -> Losses:
         """The gradients of the step after ``step`` finished ones, in the parameters' ``grad``.
+
+        On the lowest rung they were only looked at, and :meth:`again` makes them again.
 
         Several processes are told here how it went in each of them: then all add up their
         gradients, or all try again, or all stop.
@@ -75,8 +83,10 @@ class Gradients:
         self._passes.let_text_learn(self._p.text_steps is None or step < self._p.text_steps)
         while True:
             reason = ""
+            look = self._in_backward.looking() if self._ladder.in_backward else nullcontext()
             try:
-                sums = self._accumulate(step)
+                with look:
+                    sums = self._accumulate(step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -93,6 +103,11 @@ class Gradients:
                 module.zero_grad(set_to_none=True)
             if not (self._captured and self._captured.give_up("memory ran out")):
                 self._go_lower(step, reason or "in another process")
+
+    def again(self, step: int) -> None:
+        """The pass of a step that has one, as :meth:`fill` has just made it."""
+        for batch in self._batches(step):
+            self.forward_backward(batch)
 
     def make_room(self) -> None:
         """Before other work on the device: nothing is held between two steps."""
@@ -134,16 +149,20 @@ class Gradients:
 
     def _accumulate(self, step: int) -> list[float]:
         """Of this process's rows: [objective, Σ instance loss, Σ class loss, class rows]."""
+        totals, class_rows, first = torch.zeros(3, device=self._device), 0, True
+        for batch in self._batches(step):
+            totals += self.forward_backward(batch, first)
+            first = False
+            class_rows += int(batch.is_class.sum())
+            self._orders.check()
+        return [*totals.tolist(), class_rows]
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        """This process's rows of a step, one forward pass each."""
         count = self._config.rows_per_step
         rows = self._ranks.share(range(step * count, (step + 1) * count))
-        totals, class_rows, first = torch.zeros(3, device=self._device), 0, True
         for positions in self._ladder.cut(rows.start, len(rows)):
-            for batch in self._ladder.passes(self.batch(positions)):
-                totals += self.forward_backward(batch, first)
-                first = False
-                class_rows += int(batch.is_class.sum())
-                self._orders.check()
-        return [*totals.tolist(), class_rows]
+            yield from self._ladder.passes(self.batch(positions))
 
     def _losses(self, objective: float, instance: float, class_: float, class_rows: int) -> Losses:
         rows = self._config.rows_per_step

@@ -52,6 +52,7 @@ class Ladder:
         apart: class rows go through a pass of their own.
         recomputed: in how many of the UNet's resolutions, the finest first, activations are
             computed again instead of kept; in all of them everything is, text encoders included.
+        in_backward: no gradient is kept, see :mod:`in_backward`; the step is one pass again.
     """
 
     def __init__(
@@ -61,21 +62,28 @@ class Ladder:
         checkpointing: bool,
         levels: int = 1,
         share: int | None = None,
+        one_pass: bool = False,
     ) -> None:
         """
         Args:
             checkpointing: everything is computed again from the start.
             levels: of the UNet's resolutions.
             share: instance rows of a step that this process has, where it has not all of them.
+            one_pass: a step that is not cut up is a single pass, which may be made twice.
         """
         self.rows = min(batch_size, share or batch_size)
         self._batch_size = batch_size
+        self._has_classes = has_classes
+        self._one_pass = one_pass
         self.apart = not has_classes
+        self.in_backward = False
         self._levels = levels
         self.recomputed = levels if checkpointing else 0
 
     def lower(self) -> str | None:
         """Go one rung down; what changed, in words, or None at the bottom."""
+        if self.in_backward:
+            return None
         if self.rows > 1:
             self.rows = (self.rows + 1) // 2
             return f"{self.rows} instance rows at a time, with the same effective batch"
@@ -83,7 +91,7 @@ class Ladder:
             self.apart = True
             return "instance and class rows one after the other, with the same effective batch"
         if self.recomputed == self._levels:
-            return None
+            return self._update_in_backward()
         # where feature maps are finest they are most of the memory and least of the work
         self.recomputed = min(self.recomputed + 1, self._levels)
         if self.recomputed > _FINEST:
@@ -92,6 +100,12 @@ class Ladder:
             return "gradient checkpointing, a third slower"
         which = "finest resolution" if self.recomputed == 1 else f"{self.recomputed} finest"
         return f"gradient checkpointing in the UNet's {which}"
+
+    def _update_in_backward(self) -> str | None:
+        if not self._one_pass:
+            return None
+        self.rows, self.apart, self.in_backward = self._batch_size, not self._has_classes, True
+        return "no gradients are kept, so each step is computed twice"
 
     def cut(self, first: int, count: int) -> Iterator[range]:
         """Positions of a step's instance rows, or of some of them, in forward passes.

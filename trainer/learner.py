@@ -1,6 +1,6 @@
 """What a run changes, on its device: the weights that learn, their optimizer and averages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from .checkpoint import is_finite
 from .ema import Ema
 from .errors import UpdateDidNotFit
+from .in_backward import InBackward
 from .ladder import must_fit
 from .model import StableDiffusion
 from .optim import lr_factor, make_optimizer, set_learning_rate
@@ -27,6 +28,7 @@ class Learner:
 
     Attributes:
         parts: the trained modules.
+        in_backward: looks at gradients that there is no room for, and lets them through.
         done: optimizer steps that are finished, skipped ones among them.
         updating: an update is on its way and may be half done.
         learned: some update has reached the weights, so there is something to keep.
@@ -51,6 +53,8 @@ class Learner:
         unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
         self.parameters = [*unet, *text]
         self._text_parameters = text
+        self.in_backward = InBackward(self.parameters)
+        self._scale: Tensor | None = None  # of gradients that are not there yet
         smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
         if not (self._config.has_split_weights or self._config.lora.is_on):
             smaller.append("weights = exact")
@@ -92,6 +96,16 @@ class Learner:
             for parameter in module.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
         model.dtype = torch.bfloat16
+
+    def _scaled_step(self) -> None:
+        """For gradients that nothing has clipped yet."""
+        if self._split:
+            self._split.scale_by(self._scale)
+        else:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._scale)
+        self._optimizer.step()
 
     def restore(self, state: SavedState) -> None:
         """Return to a state of this run."""
@@ -140,6 +154,9 @@ class Learner:
 
     def clip(self, limit: float) -> float:
         """Scale the gradients down to a norm of ``limit``; returns the norm that they had."""
+        if self.in_backward.has_looked:
+            norm, self._scale = self.in_backward.clip(limit)
+            return norm
         if self._split:
             return self._split.clip(limit)
         return float(self._accelerate.clip_grad_norm_(self.parameters, limit))
@@ -150,8 +167,11 @@ class Learner:
         schedule = lr_factor(config.lr_schedule, self.done, config.steps, config.lr_warmup_steps)
         return set_learning_rate(self._optimizer, schedule * factor)
 
-    def update(self, verdict: Verdict) -> bool:
+    def update(self, verdict: Verdict, backward: Callable[[], object]) -> bool:
         """Let the gradients reach the weights, or not; whether they were left out.
+
+        Args:
+            backward: makes the step's pass again, where its gradients were only looked at.
 
         Raises:
             UpdateDidNotFit: the optimizer's own numbers do not fit into the memory.
@@ -164,7 +184,10 @@ class Learner:
         ):
             # under fp16 the loss scaler must see bad gradients, too: it skips and scales down
             if verdict is Verdict.TAKE or self._fp16:
-                self._optimizer.step()
+                if self.in_backward.has_looked:
+                    self.in_backward.update(backward, self._scaled_step)
+                else:
+                    self._optimizer.step()
         self.drop_gradients()
         skipped = verdict is Verdict.SKIP or bool(self._optimizer.step_was_skipped)
         if self._ema and not skipped:

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -112,7 +113,9 @@ class _Run:
             listener(Note(f"{reason}: each update takes longer, its result is the same"))
         self.saver = Saver(prepared, self.learner.tensors, listener)
         self.recovery = Recovery(prepared, self.learner, accelerate, listener)
-        self.gradients = Gradients(prepared, accelerate, listener, orders, ladder)
+        self.gradients = Gradients(
+            prepared, accelerate, listener, orders, ladder, self.learner.in_backward
+        )
         self.previews = Previews(prepared, listener, orders.check)
         seconds = prepared.state.progress.seconds if prepared.state else 0.0
         self.started = time.perf_counter() - seconds
@@ -223,7 +226,8 @@ class _Run:
             return
         rate = self.learner.set_rate(self.recovery.rate)
         try:
-            skipped, broken = self.learner.update(verdict), ""
+            again = partial(self.gradients.again, self.done)
+            skipped, broken = self.learner.update(verdict, again), ""
         except UpdateDidNotFit as error:
             broken = str(error)
         if broken:  # only here, where the error and with it the frames that hold tensors are gone

@@ -2,63 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
-import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
-from torch import Tensor
-from torch.nn import functional
-
-from .conditioning import Conditioning
-from .config import TrainConfig
-from .config.train import EXACT, LEAN
+from .config.train import EXACT
 from .errors import TrainingError
 from .events import Listener, Note, Planned, gib
-from .footprint import META, AsComputed, Held, backward, without_values
 from .free_memory import free_memory, has_room_in_ram
 from .ladder import Ladder
+from .memory_need import REMAINDER, estimate, has_classes
 from .setup import Prepared
-from .split_adamw import PART, WHOLE
 from .training_state import learning, moment_bytes
 
-# what no tensor shows: workspaces of the libraries, and holes in the allocator's blocks. On a
-# processor as benchmarks/memory measures it; of a card a guess, until one was measured
-_BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
-_HOLES = {"cpu": 1.01, "cuda": 1.04}
+_RAM = "what only updates need in the computer's memory, which takes more time"
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
-_REMAINDER = 2  # bytes of an exact weight beside its bf16
-_IN_UPDATE = 20  # bytes for each value of the part of a split weight that torch updates
-_DRAWN = 4  # and for each value of a lean one
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes that a run holds on its device.
-
-    Attributes:
-        weights: of the parts that are there during a step, with remainders and averages.
-        moments: of the optimizer.
-        step: activations and gradients at the worst moment of forward and backward.
-        update: gradients, and what the update holds beside them.
-        device: its type.
-    """
-
-    weights: int
-    moments: int
-    step: int
-    update: int
-    device: str
-
-    @property
-    def tensors(self) -> int:
-        """At the worst moment of a step."""
-        return self.weights + self.moments + max(self.step, self.update)
-
-    @property
-    def total(self) -> int:
-        """With what no tensor shows."""
-        return int(self.tensors * _HOLES[self.device] + _BESIDE[self.device])
 
 
 def plan_memory(prepared: Prepared, listener: Listener) -> Ladder:
@@ -69,8 +26,9 @@ def plan_memory(prepared: Prepared, listener: Listener) -> Ladder:
     Raises:
         TrainingError: the run surely fits on no rung; nothing was placed.
     """
-    ladder, free = _top(prepared), free_memory(prepared)
-    planned = None if free is None else _descend(prepared, ladder, free, listener)
+    ladder, free, planned = _top(prepared), free_memory(prepared), None
+    if free is not None:
+        ladder, planned = _descend(prepared, ladder, free, listener)
     refused = planned is not None and planned.need * _SURELY > planned.free
     # all or none: a process alone would wait for the others for ever
     if prepared.ranks.total([float(refused)])[0]:
@@ -80,33 +38,66 @@ def plan_memory(prepared: Prepared, listener: Listener) -> Ladder:
     return ladder
 
 
-def _descend(prepared: Prepared, ladder: Ladder, free: int, listener: Listener) -> Planned | None:
-    """Lower the ladder until a step fits, or to its end; None where that cannot be found out."""
-    change = ""
+@dataclass(frozen=True)
+class _Rung:
+    """A way to run that was looked at.
+
+    Attributes:
+        change: from the rung above it, in words.
+        need: bytes.
+    """
+
+    ladder: Ladder
+    state_in_ram: bool
+    change: str
+    need: int
+
+
+def _descend(
+    prepared: Prepared, top: Ladder, free: int, listener: Listener
+) -> tuple[Ladder, Planned | None]:
+    """The first rung that fits, or the smallest; no plan where that cannot be found out."""
+    best = None
     try:
-        need = estimate(prepared, ladder)
-        while need.total > free and (lower := ladder.lower()):
-            change = lower
-            if ladder.recomputed:
-                text = prepared.job.config.trains_text_encoder
-                prepared.model.recompute_activations(text, ladder.recomputed)
-            need = estimate(prepared, ladder)
-        if need.total > free and _state_to_ram(prepared):
-            ram = "what only updates need in the computer's memory, which takes more time"
-            change = ", and ".join(filter(None, (change, ram)))
-            need = estimate(prepared, ladder)
+        for rung in _rungs(prepared, top):
+            if best is None or rung.need <= best.need:
+                best = rung
+            if best.need <= free:
+                break
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         # a layer that knows no meta device: the run itself shows whether it fits
         listener(Note(f"how much memory this run takes is not known beforehand: {error}"))
-        return None
-    return Planned(need.total, free, change)
+        prepared.state_in_ram = False
+        return best.ladder if best else top, None
+    prepared.state_in_ram = best.state_in_ram
+    return best.ladder, Planned(best.need, free, best.change)
+
+
+def _rungs(prepared: Prepared, top: Ladder) -> Iterator[_Rung]:
+    """One after the other, as the run is set to them."""
+
+    def rung(ladder: Ladder, change: str) -> _Rung:
+        need = estimate(prepared, ladder).total
+        return _Rung(ladder, prepared.state_in_ram, change, need)
+
+    rungs, ladder = [rung(top, "")], copy(top)
+    yield rungs[0]
+    while change := ladder.lower():
+        if ladder.recomputed:
+            text = prepared.job.config.trains_text_encoder
+            prepared.model.recompute_activations(text, ladder.recomputed)
+        rungs.append(rung(copy(ladder), change))
+        yield rungs[-1]
+    if _state_to_ram(prepared):
+        for above in rungs[-1 - ladder.in_backward :]:  # which of the two is smaller depends
+            yield rung(above.ladder, ", and ".join(filter(None, (above.change, _RAM))))
 
 
 def _state_to_ram(prepared: Prepared) -> bool:
     """The last rung: moments and remainders lie in pinned memory, if they may."""
     config = prepared.job.config
     weights = sum(p.numel() for _, p in learning(prepared.trained.modules))
-    state = weights * (moment_bytes(config) + _REMAINDER * (config.weights == EXACT))
+    state = weights * (moment_bytes(config) + REMAINDER * (config.weights == EXACT))
     prepared.state_in_ram = config.has_split_weights and has_room_in_ram(prepared.device, state)
     return prepared.state_in_ram
 
@@ -117,17 +108,20 @@ def _top(prepared: Prepared) -> Ladder:
         config.batch_size,
         # what the base predicts is compared exactly only on the same rows: taught rows always
         # have a pass without instance rows
-        _has_classes(prepared) and not config.lora.prior_without_images,
+        has_classes(prepared) and not config.lora.prior_without_images,
         config.gradient_checkpointing,
         prepared.model.levels,
         math.ceil(config.rows_per_step / prepared.ranks.count),
+        _is_one_pass(prepared),
     )
 
 
-def _has_classes(prepared: Prepared) -> bool:
-    """Whether class rows join instance rows, their targets drawn or taught."""
-    concepts, taught = prepared.job.concepts, prepared.job.config.lora.prior_without_images
-    return any(c.has_prior or taught and c.lacks_class_images for c in concepts)
+def _is_one_pass(prepared: Prepared) -> bool:
+    """Whether a step can be one pass that is made twice."""
+    config = prepared.job.config
+    # under fp16 the loss scale decides on the way; gradients of a LoRA are small
+    other = prepared.ranks.several or prepared.precision == "fp16" or config.lora.is_on
+    return config.gradient_accumulation_steps == 1 and not other
 
 
 def _refusal(prepared: Prepared, planned: Planned | None) -> str:
@@ -145,94 +139,3 @@ def _refusal(prepared: Prepared, planned: Planned | None) -> str:
         f" {gib(planned.free)} of {prepared.device} are free, so nothing was trained:"
         f" {', or '.join(ways)}"
     )
-
-
-def estimate(prepared: Prepared, ladder: Ladder) -> Need:
-    """What a step on this rung takes, at the largest shape of the run."""
-    config, in_ram = prepared.job.config, prepared.state_in_ram
-    with _on_meta(prepared) as computed, Held() as held:
-        several = _passes(prepared, ladder) > 1
-        rows = ladder.rows * (1 if ladder.apart else 2)
-        for _ in range(1 + several):  # from the second on gradients are there from the start
-            _one_pass(prepared, rows, computed)
-        gradients = held.now
-    trained = [p for _, p in learning(prepared.trained.modules)]
-    largest = max(p.numel() for p in trained)
-    beside = _IN_UPDATE * min(largest, PART.get(prepared.device.type, WHOLE))
-    beside += _DRAWN * largest * (config.weights == LEAN)
-    # what is recorded keeps its memory while weights are updated
-    meanwhile = held.peak if config.cuda_graph and prepared.device.type == "cuda" else gradients
-    return Need(
-        weights=_weights(prepared, config),
-        moments=sum(p.numel() for p in trained) * moment_bytes(config) * (not in_ram),
-        step=held.peak,
-        update=meanwhile + beside * config.has_split_weights,
-        device=prepared.device.type,
-    )
-
-
-def _passes(prepared: Prepared, ladder: Ladder) -> int:
-    share = math.ceil(prepared.job.config.rows_per_step / prepared.ranks.count)
-    return math.ceil(share / ladder.rows) * (1 + (ladder.apart and _has_classes(prepared)))
-
-
-def _weights(prepared: Prepared, config: TrainConfig) -> int:
-    """Of the trained parts, frozen layers among them."""
-    count = 0
-    for module in prepared.trained.modules.values():
-        for parameter in module.parameters():
-            held = 2 * parameter.numel() if config.has_split_weights else _bytes(parameter)
-            if parameter.requires_grad:
-                extra = _REMAINDER * (config.weights == EXACT and not prepared.state_in_ram)
-                extra += 4 * bool(config.ema_decay)
-                held += extra * parameter.numel()
-            count += held
-    return count
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-@contextmanager
-def _on_meta(prepared: Prepared) -> Iterator[AsComputed]:
-    """Inside, the run's trained modules compute without values, as they will on the device."""
-    config, model = prepared.job.config, prepared.model
-    split = torch.bfloat16 if config.has_split_weights else None
-    lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(prepared.autocast)
-    processors, dtype = model.unet.attn_processors, model.dtype
-    model.dtype = split or dtype
-    if config.attention == "xformers":  # it knows no meta device, and keeps what torch's keeps
-        model.unet.set_attn_processor(AttnProcessor2_0())
-    try:
-        with (
-            without_values(prepared.trained.modules.values(), split),
-            AsComputed(lower, prepared.device.type != "cpu") as computed,
-        ):
-            yield computed
-    finally:
-        model.dtype = dtype
-        if config.attention == "xformers":
-            model.unet.set_attn_processor(processors)
-
-
-def _one_pass(prepared: Prepared, rows: int, computed: AsComputed) -> None:
-    """As ``Gradients.forward_backward``."""
-    model = prepared.model
-    size = max(prepared.rows.sizes, key=math.prod)
-    shape = (rows, *model.latent_shape(size))
-    noisy, answer, *_ = [torch.empty(shape, device=META) for _ in range(5)]
-    text = _conditioning(prepared, rows)
-    timesteps = torch.empty(rows, dtype=torch.long, device=META)
-    time_ids = torch.empty(rows, 6, device=META)
-    prediction = model.predict(noisy, timesteps, text, time_ids)
-    computed.forget()
-    backward(functional.mse_loss(prediction.float(), answer))
-
-
-def _conditioning(prepared: Prepared, rows: int) -> Conditioning:
-    if prepared.texts is None:
-        prompts = list(dict.fromkeys(prepared.rows.texts()))[:rows]
-        encoded = prepared.model.encode_prompts(prompts, META)
-        return encoded[[row % len(prompts) for row in range(rows)]]
-    return Conditioning.cat([prepared.texts[""].to(META)] * rows)

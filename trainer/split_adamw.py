@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.adamw import adamw
 
+from .in_backward import clip_scale, gradient_norms
 from .moments import Moments, in_memory
 from .randomness import generator
 from .split import join, round_at_random, split
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 REMAINDER = "remainder"
 # values that are updated at a time: on a processor as many as stay in its caches
-PART, WHOLE = {"cpu": 1 << 18}, 1 << 24
+PART, WHOLE = {"cpu": 1 << 18}, 1 << 22
 
 
 class SplitAdamW(torch.optim.Optimizer):
@@ -96,11 +97,13 @@ class SplitAdamW(torch.optim.Optimizer):
         As torch's ``clip_grad_norm_``, but they stay as they are: scaled bf16 would be rounded.
         """
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        # together, as torch's clip_grad_norm_: a kernel each would take a card longer to start
-        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        self._scale = (limit / (norm + 1e-6)).clamp(max=1.0).view(1)
-        return float(norm)
+        norm, scale = clip_scale(gradient_norms(gradients), limit)
+        self.scale_by(scale)
+        return norm
+
+    def scale_by(self, scale: Tensor) -> None:
+        """What the next update multiplies the gradients with, ``[1]``."""
+        self._scale = scale
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:

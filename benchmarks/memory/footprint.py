@@ -25,6 +25,7 @@ import torch
 from ...trainer import events, loop, memory_plan
 from ...trainer.checkpoint import read_checkpoint
 from ...trainer.ladder import Ladder
+from ...trainer.memory_need import Need
 from ...trainer.setup import Prepared
 from ..stopwatch.material import SIZES, Material, make_material
 from ..stopwatch.tools import Task, make_job
@@ -93,7 +94,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     job = make_job(task, folder, ROWS[options.device][options.one])
     held, found, estimate = OnDevice(device), {}, memory_plan.estimate
 
-    def watched(prepared: Prepared, ladder: Ladder) -> memory_plan.Need:
+    def watched(prepared: Prepared, ladder: Ladder) -> Need:
         began = time.perf_counter()
         need = estimate(prepared, ladder)
         found["estimate_seconds"] = round(time.perf_counter() - began, 2)
