@@ -67,7 +67,7 @@ def test_the_clock_leaves_out_optimizers_that_were_only_tried() -> None:
 
 def lines() -> list[dict]:
     runs = {"textbook": [make_run(2), make_run(2)], "ours": [make_run(1), make_run(0.5)]}
-    chosen = [row for row in rows.ROWS if row.name in ("textbook", "ours", "diffusers")]
+    chosen = rows.choose("cpu", ["textbook", "ours", "diffusers"])
     missing, gates = {"diffusers": "not pointed to"}, {"ours": 1e-3, "textbook": "no reason"}
     return figures.table(chosen, runs, missing, gates, batch=1)
 
@@ -118,9 +118,10 @@ def test_rows_are_those_of_the_device() -> None:
         rows.choose("cpu", ["ours, fp32"])
 
 
-def test_our_rows_are_settings_that_there_are(material, tmp_path) -> None:
-    task = tools.Task(material, "cpu", batch=1, steps=3)
-    ours = [row for row in rows.ROWS if row.tool == rows.OURS]
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_our_rows_are_settings_that_there_are(material, tmp_path, device: str) -> None:
+    task = tools.Task(material, device, batch=1, steps=3)
+    ours = [row for row in rows.choose(device, None) if row.tool == rows.OURS]
     jobs = [tools.make_job(task, tmp_path, row.settings) for row in ours]
     assert len({job.to_json() for job in jobs}) == len(jobs)
     assert [row.name for row, job in zip(ours, jobs, strict=True) if job.config.lora.is_on] == [

@@ -1,12 +1,14 @@
 """Whole runs on bf16 weights: what they compute, what they keep, what they refuse."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from pack.trainer import optim
+from pack.trainer import checks, optim
 from pack.trainer.checkpoint import read_checkpoint
-from pack.trainer.config import Concept, ConfigError, LoraConfig, TrainConfig
+from pack.trainer.config import Concept, ConfigError, Job, LoraConfig, TrainConfig
 from pack.trainer.config.lora import LORA
 from pack.trainer.events import Note, Preview
 from pack.trainer.split import join, split
@@ -88,6 +90,19 @@ def test_it_strays_from_fp32_no_further_than_autocast(
         return sum(float((ours - theirs).double().square().sum()) for ours, theirs in pairs) ** 0.5
 
     assert 0 < distance(exact) < 1.2 * distance(cast)
+
+
+def test_what_auto_comes_to_is_part_of_the_run(
+    tmp_path: Path, concept: Concept, exact: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card; there it also goes on from a shell, or on another machine."""
+    on_card = partial(replace, weights="exact")
+    monkeypatch.setattr(checks, "resolve_weights", lambda config, device: on_card(config))
+    made = run(make_job(tmp_path, (concept,), **OPTIONS | {"weights": "auto"}))
+    written = Job.from_json((made.result.folder / "job.json").read_text("utf-8"))
+    assert written.config.weights == "exact" and same(exact.tensors, made.tensors)
+    key = "dreambooth.fingerprint"
+    assert made.metadata[key] == exact.metadata[key]
 
 
 def test_the_file_holds_the_state_put_together(exact: Run) -> None:

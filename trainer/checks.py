@@ -1,7 +1,7 @@
 """What can be refused before the model is loaded, cheap checks first, and what it finds out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .images import ImageError, ImageFile, check_photo
 from .names import check_name
 from .optim import check_optimizer
 from .packages import check_peft, do_without_broken_peft
-from .precision import check_attention, resolve_precision, slow_because
+from .precision import check_attention, resolve_precision, resolve_weights, slow_because
 from .tokenizer import overflow
 from .views import Frames
 
@@ -33,7 +33,7 @@ class Plan:
     """A run that nothing speaks against so far.
 
     Attributes:
-        job: with the digest of the weights that it really starts from.
+        job: with the digest of the weights that it really starts from, and how they lie in memory.
         precision: as resolved for the device.
         files: every picture and its mask, as read.
         metadata: of the checkpoint.
@@ -70,6 +70,7 @@ def check(
         ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
     """
     check_name(job.name)
+    job = replace(job, config=resolve_weights(job.config, device))
     precision = resolve_precision(job.config.precision, device, job.config.weights)
     if said := slow_because(precision, device):
         listener(Note(said))

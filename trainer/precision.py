@@ -8,19 +8,33 @@ import importlib.util
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
-from .config import ConfigError
-from .config.train import FP32
+from .config import ConfigError, TrainConfig
+from .config.train import AUTO, EXACT, FP32
 
 _HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # which cut up the model itself
 _INTEL = ("x86_64", "AMD64")  # and AMD
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def resolve_weights(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """``weights = auto`` → exact where a card computes in bf16 and all weights learn, else fp32.
+
+    The passes compute in bf16 there either way: exact weights hold as much as fp32 ones, while
+    gradients and activations take half the memory.
+    """
+    if config.weights != AUTO:
+        return config
+    in_bf16 = config.precision in (AUTO, "bf16") and not config.lora.is_on
+    is_exact = in_bf16 and device.type == "cuda" and _has_bf16(device)
+    return replace(config, weights=EXACT if is_exact else FP32)
 
 
 def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> str:
@@ -29,10 +43,10 @@ def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> s
     Raises:
         ConfigError: the device cannot compute in it.
     """
-    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = _has_bf16(device)
     if weights != FP32:
         name = "bf16"
-    if name == "auto":
+    if name == AUTO:
         if device.type != "cuda":
             return "fp32"
         return "bf16" if has_bf16 else "fp16"
@@ -46,6 +60,10 @@ def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> s
             "this card has no bf16 arithmetic: choose precision = auto or fp16, and weights = fp32"
         )
     return name
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def slow_because(precision: str, device: torch.device) -> str:

@@ -19,19 +19,18 @@ from torch.nn import Parameter
 
 from .checkpoint import CheckpointError, checksums, read_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .config.train import EXACT, FP32, LEAN
+from .config.train import LEAN
 from .files import read_json, write_text
 
 FORMAT = 1
-# Of a trained weight: itself, a lean one in bf16, and AdamW's two moments.
-_WEIGHT_BYTES = {FP32: 4, EXACT: 4, LEAN: 2}
+# AdamW's two moments of a trained weight
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
 
 
 def state_bytes(config: TrainConfig) -> int:
     """What a state takes on disk of each weight that learns."""
     averages = 4 if config.ema_decay else 0
-    return _WEIGHT_BYTES[config.weights] + moment_bytes(config) + averages
+    return (2 if config.weights == LEAN else 4) + moment_bytes(config) + averages
 
 
 def moment_bytes(config: TrainConfig) -> int:

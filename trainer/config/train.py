@@ -7,7 +7,7 @@ from .lora import LoraConfig
 from .loss import LossConfig
 from .options import MAX_SEED, ConfigError, check_options, group, option
 
-FP32, EXACT, LEAN = "fp32", "exact", "lean"
+AUTO, FP32, EXACT, LEAN = "auto", "fp32", "exact", "lean"
 UNET = "unet"
 UNET_AND_TEXT_ENCODER = "unet + text encoder"
 
@@ -141,12 +141,12 @@ class TrainConfig:
         step=0.05,
     )
     weights: str = option(
-        FP32,
+        AUTO,
         "How weights that learn lie in memory. exact: bf16, which computes, and the 16 bits to full"
         " fp32 beside it; nothing is lost, gradients and arithmetic take half the memory. lean:"
         " bf16 alone, rounded at random: smallest, and at rates below 1e-5 as much noise as"
-        " learning.",
-        choices=(FP32, EXACT, LEAN),
+        " learning. auto: exact where a card computes in bf16, else fp32.",
+        choices=(AUTO, FP32, EXACT, LEAN),
     )
     cuda_graph: bool = option(
         False,
@@ -179,13 +179,13 @@ class TrainConfig:
             )
         if self.lora.is_on:
             raise ConfigError(
-                f"{chosen} is for training all weights, a LoRA's are small: choose weights = {FP32}"
+                f"{chosen} is for training all weights, a LoRA's are small: choose weights = {AUTO}"
             )
 
     @property
     def has_split_weights(self) -> bool:
-        """Whether the weights that learn are bf16, see ``split``."""
-        return self.weights != FP32
+        """Whether the weights that learn are bf16, see ``split``; ``auto`` has to be resolved."""
+        return self.weights in (EXACT, LEAN)
 
     @property
     def trains_text_encoder(self) -> bool:
