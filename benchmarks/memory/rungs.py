@@ -1,7 +1,8 @@
 """What gradient checkpointing of a part of the UNet costs.
 
 A full-size Stable Diffusion 1.5's UNet goes forward and backward with activations kept, computed
-again in its finest resolution, in the two finest, and everywhere; the four take turns. The memory
+again in its finest resolution, in the two finest, and everywhere, and then twice, to keep no
+gradients either (trainer/in_backward.py); the five take turns. The memory
 of each is counted for bf16 weights at 512 pixels (trainer/footprint.py), the time is that of fp32
 on a processor, of bf16 on a card.
 """
@@ -12,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,15 @@ from diffusers import UNet2DConditionModel
 
 from ...trainer.checkpoint.convert import make_module
 from ...trainer.footprint import META, AsComputed, Held, backward, without_values
+from ...trainer.in_backward import InBackward
 from ...trainer.model import StableDiffusion
 from ..stopwatch.material import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "results" / "rungs.json", ROOT / "docs" / "BENCHMARKS.md"
 GIB = 1 << 30
-LEVELS = {"kept": 0, "finest": 1, "2 finest": 2, "all": 4}
+TWICE = "all, and no gradients kept"
+LEVELS = {"kept": 0, "finest": 1, "2 finest": 2, "all": 4, TWICE: 4}
 PAIRS = (1, 4)  # instance rows, each with a class row
 
 
@@ -39,10 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """For each way the bytes held with each of `PAIRS`, and the times beside what is kept."""
     unet = make_module(SIZES["sd15"].layout, "unet", "cpu").train()
-    held = {
-        name: [bytes_held(unet, levels, 2 * pairs) for pairs in PAIRS]
-        for name, levels in LEVELS.items()
-    }
+    held = {name: [bytes_held(unet, name, 2 * pairs) for pairs in PAIRS] for name in LEVELS}
     taken = seconds(unet, torch.device(options.device), options)
     return {
         name: {
@@ -74,12 +75,22 @@ def forward_backward(
     unet.zero_grad(set_to_none=True)
 
 
-def bytes_held(unet: UNet2DConditionModel, levels: int, rows: int) -> int:
+def step(unet: UNet2DConditionModel, name: str, one_pass: Callable[[], None]) -> None:
+    """The passes of a step, with what is done to gradients on the way; no update."""
+    if name != TWICE:
+        return one_pass()
+    passing = InBackward(list(unet.parameters()))
+    with passing.looking():
+        one_pass()
+    passing.update(one_pass, lambda: None)
+
+
+def bytes_held(unet: UNet2DConditionModel, name: str, rows: int) -> int:
     """Activations and gradients at the worst moment, in bytes; weights are bf16."""
-    recompute(unet, levels)
+    recompute(unet, LEVELS[name])
     bf16 = torch.bfloat16
     with without_values([unet], bf16), AsComputed(None, on_card=True), Held() as held:
-        forward_backward(unet, rows, 512, META, bf16)
+        step(unet, name, lambda: forward_backward(unet, rows, 512, META, bf16))
     return held.peak
 
 
@@ -97,7 +108,7 @@ def seconds(
             recompute(unet, levels)
             began = time.perf_counter()
             for _ in range(10 if is_card else 1):
-                forward_backward(unet, 1, side, device, dtype)
+                step(unet, name, lambda: forward_backward(unet, 1, side, device, dtype))
             if is_card:
                 torch.cuda.synchronize()
             if turn:  # the first is for warming up
