@@ -26,7 +26,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--contenders", nargs="+", metavar="NAME", help="default: all; the base always takes part")
     add("--steps", type=int, help="of our trainer (the demo's)")
     add("--seeds", type=int, default=2, help="pictures of each of the eight prompts (2)")
-    add("--plain", type=int, default=8, help="pictures of the plain class (8)")
+    add("--plain", type=int, default=16, help="pictures of the plain class (16)")
     add("--photos", type=int, default=5, metavar="N", help="of each subject (5); see RECIPES.md")
     add("--base", type=Path, metavar="FILE", help="checkpoint; default: the demo's, expanded")
     add("--device", help="cuda or cpu; default: cuda where there is one")
