@@ -17,7 +17,6 @@ from pack.trainer.footprint import Held
 from pack.trainer.gradients import Gradients
 from pack.trainer.in_backward import InBackward
 from pack.trainer.ladder import Ladder
-from pack.trainer.memory_need import Need
 from pack.trainer.split_adamw import PART
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -281,25 +280,3 @@ def test_not_where_a_step_has_several_passes_or_small_gradients(
     run(make_job(tmp_path, steps=1, **options))
     while tops[0].lower():
         assert not tops[0].in_backward
-
-
-def test_states_go_to_ram_beside_the_smaller_of_the_last_two_rungs(
-    tmp_path: Path, monkeypatch
-) -> None:
-    """Many rows together may hold more than the gradients do."""
-    monkeypatch.setattr(memory_plan, "has_room_in_ram", lambda *_: True)
-    real, seen = memory_plan.estimate, []
-
-    def estimate(prepared: object, ladder: Ladder) -> Need:
-        need = real(prepared, ladder)
-        seen.append((ladder.in_backward, prepared.state_in_ram))
-        # so that its last rung is the larger one
-        return replace(need, step=need.step + (1 << 34) * ladder.in_backward)
-
-    monkeypatch.setattr(memory_plan, "estimate", estimate)
-    monkeypatch.setattr(memory_plan, "free_memory", lambda _: 1 << 20)
-    monkeypatch.setattr(memory_plan, "_SURELY", 0.0)
-    made = run(make_job(tmp_path, weights="exact", gradient_checkpointing=True, trains="unet"))
-    (planned,) = made.of(Planned)
-    assert seen[-3:] == [(True, False), (False, True), (True, True)]
-    assert TWICE not in planned.change and "the computer's memory" in planned.change

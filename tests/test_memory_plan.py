@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
-from pack.benchmarks.memory import footprint, rungs
+from pack.benchmarks.memory import cards, footprint, rungs
 from pack.trainer import free_memory, loop, memory_plan, moments, split_adamw
-from pack.trainer.config import Job
+from pack.trainer.checkpoint import detect, read_checkpoint
+from pack.trainer.config import Job, LoraConfig
+from pack.trainer.config.lora import LORA
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
 from pack.trainer.footprint import Held
@@ -164,6 +166,44 @@ def test_moments_and_remainders_go_to_ram_before_a_run_is_refused(
     assert same(whole.tensors, lower.tensors)
 
 
+def test_what_a_smaller_state_leaves_free_is_not_recomputed(
+    tmp_path: Path, free: Callable, monkeypatch
+) -> None:
+    options = {"weights": "exact", "batch_size": 2, "save_precision": "fp32", "steps": 2}
+    whole = run(make_job(tmp_path / "whole", **options))
+    monkeypatch.setattr(memory_plan, "has_room_in_ram", lambda *_: True)
+    elsewhere(monkeypatch)
+    seen, estimate = [], memory_plan.estimate
+    monkeypatch.setattr(memory_plan, "estimate", lambda *a: seen.append(estimate(*a)) or seen[-1])
+    free(planned(whole).need - 0.9 * 1.01 * seen_state(whole))
+    made = run(make_job(tmp_path / "made", **options))
+    assert len(seen) > 3  # all that keep the state beside the weights
+    assert planned(made).change.startswith("what only updates need in the computer's memory")
+    assert planned(made).need == seen[0].beside_ram.total < min(need.total for need in seen)
+    assert same(whole.tensors, made.tensors)
+
+
+def seen_state(made: Run) -> int:
+    """Bytes of moments and remainders of a run with exact weights."""
+    kept, _ = read_checkpoint(next((made.result.folder / "state").glob("*.safetensors")))
+    return sum(t.nbytes for name, t in kept.items() if name.startswith("optimizer."))
+
+
+def test_recomputation_can_be_taken_back() -> None:
+    base = toy_base("toy_sd2_v")
+    model = StableDiffusion(base, detect(base))
+    layers = [m for part in ("unet", "text_encoder") for m in model.parts[part].modules()]
+
+    def recomputed() -> int:
+        return sum(getattr(layer, "gradient_checkpointing", False) for layer in layers)
+
+    counts = []
+    for levels in (None, 2, 1, 0):
+        model.recompute_activations(True, levels)
+        counts.append(recomputed())
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[1] and counts[3] == 0
+
+
 def test_without_room_in_ram_the_run_is_refused(tmp_path: Path, free: Callable) -> None:
     """Of a processor both are the same memory."""
     free(1000)
@@ -233,6 +273,40 @@ def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:
     for suite in stored.values():
         assert footprint.table(suite["rows"]) in page
         assert all(0.9 <= row["ratio"] <= 1.1 for row in suite["rows"].values())
+
+
+def test_the_page_shows_what_fits_where() -> None:
+    (suite,) = json.loads(cards.RESULTS.read_text("utf-8")).values()
+    assert cards.table(suite["rows"]) in cards.PAGE.read_text("utf-8")
+    assert list(suite["rows"]) == list(cards.ROWS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 2}, {"trains": "unet"}, {"weights": "exact"}, {"weights": "lean"},
+     {"lora": LoraConfig(kind=LORA)}],
+)  # fmt: skip
+def test_a_model_without_values_is_planned_like_a_run(
+    tmp_path: Path, monkeypatch, options: dict
+) -> None:
+    needs, estimate = [], memory_plan.estimate
+    monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
+    job = make_job(tmp_path, resolution=128, **options)
+    run(job)
+    config = replace(job.config, weights=options.get("weights", "fp32"))
+    ready = cards.without_values("toy", config, torch.device("cpu"), "fp32")
+    memory_plan.plan_memory(ready, [].append)
+    assert len(needs) == 2 and needs[0] == needs[1]
+
+
+def test_cards_of_other_sizes_are_told_other_plans(monkeypatch) -> None:
+    config = replace(make_job(Path()).config, weights="exact", resolution=512, batch_size=2)
+    monkeypatch.setattr(cards, "CARDS", (0.8, 24))
+    nothing, whole = cards.plans("toy2", config).values()
+    assert nothing == {} and whole["change"] == ""
+    monkeypatch.setattr(cards, "CARDS", (cards.TAKEN + whole["need"] / GIB - 1e-3,))
+    (lower,) = cards.plans("toy2", config).values()
+    assert lower["need"] < whole["need"] and cards.cell(lower).split(", ")[1] != "whole"
 
 
 def test_the_page_shows_what_the_rungs_cost() -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -25,7 +25,7 @@ from .training_state import learning, moment_bytes
 # processor as benchmarks/memory measures it; of a card a guess, until one was measured
 _BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
 _HOLES = {"cpu": 1.01, "cuda": 1.04}
-REMAINDER = 2  # bytes of an exact weight beside its bf16
+_REMAINDER = 2  # bytes of an exact weight beside its bf16
 _IN_UPDATE = 20  # bytes for each value of the part of a split weight that torch updates
 _DRAWN = 4  # and for each value of a lean one
 
@@ -35,15 +35,15 @@ class Need:
     """Bytes that a run holds on its device.
 
     Attributes:
-        weights: of the parts that are there during a step, with remainders and averages.
-        moments: of the optimizer.
+        weights: of the parts that are there during a step, with their averages.
+        state: what only updates need: moments, and the remainders of exact weights.
         step: activations and gradients at the worst moment of forward and backward.
         update: gradients, and what the update holds beside them.
         device: its type.
     """
 
     weights: int
-    moments: int
+    state: int
     step: int
     update: int
     device: str
@@ -51,17 +51,22 @@ class Need:
     @property
     def tensors(self) -> int:
         """At the worst moment of a step."""
-        return self.weights + self.moments + max(self.step, self.update)
+        return self.weights + self.state + max(self.step, self.update)
 
     @property
     def total(self) -> int:
         """With what no tensor shows."""
         return int(self.tensors * _HOLES[self.device] + _BESIDE[self.device])
 
+    @property
+    def beside_ram(self) -> "Need":
+        """Where the state is in the computer's memory."""
+        return replace(self, state=0)
+
 
 def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     """What a step on this rung takes, at the largest shape of the run."""
-    config, in_ram = prepared.job.config, prepared.state_in_ram
+    config = prepared.job.config
     trained = [p for _, p in learning(prepared.trained.modules)]
     beside = _beside(trained, prepared) if config.has_split_weights else 0
     with _on_meta(prepared) as computed, Held() as held:
@@ -80,11 +85,18 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     meanwhile = held.peak if config.cuda_graph and prepared.device.type == "cuda" else gradients
     return Need(
         weights=_weights(prepared, config),
-        moments=sum(p.numel() for p in trained) * moment_bytes(config) * (not in_ram),
+        state=state_on_device(prepared),
         step=held.peak,
         update=meanwhile + beside,
         device=prepared.device.type,
     )
+
+
+def state_on_device(prepared: Prepared) -> int:
+    """Bytes of moments and remainders."""
+    config = prepared.job.config
+    each = moment_bytes(config) + _REMAINDER * (config.weights == EXACT)
+    return each * sum(p.numel() for _, p in learning(prepared.trained.modules))
 
 
 def _beside(trained: Sequence[Parameter], prepared: Prepared) -> int:
@@ -107,9 +119,7 @@ def _weights(prepared: Prepared, config: TrainConfig) -> int:
         for parameter in module.parameters():
             held = 2 * parameter.numel() if config.has_split_weights else _bytes(parameter)
             if parameter.requires_grad:
-                extra = REMAINDER * (config.weights == EXACT and not prepared.state_in_ram)
-                extra += 4 * bool(config.ema_decay)
-                held += extra * parameter.numel()
+                held += 4 * bool(config.ema_decay) * parameter.numel()
             count += held
     return count
 

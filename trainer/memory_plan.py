@@ -3,18 +3,17 @@
 import math
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .config.train import EXACT
 from .errors import TrainingError
 from .events import Listener, Note, Planned, gib
 from .free_memory import free_memory, has_room_in_ram
 from .ladder import Ladder
-from .memory_need import REMAINDER, estimate, has_classes
+from .memory_need import Need, estimate, has_classes, state_on_device
 from .setup import Prepared
-from .training_state import learning, moment_bytes
 
 _RAM = "what only updates need in the computer's memory, which takes more time"
+_LESS = " (optimizer = adamw8bit needs far less of it)"
 _SURELY = 0.9  # of an estimate: what does not fit even into that much is not tried
 
 
@@ -44,13 +43,17 @@ class _Rung:
 
     Attributes:
         change: from the rung above it, in words.
-        need: bytes.
     """
 
     ladder: Ladder
-    state_in_ram: bool
     change: str
-    need: int
+    need: Need
+    state_in_ram: bool = False
+
+    def beside_ram(self, said: str) -> "_Rung":
+        """The same with what only updates need in the computer's memory."""
+        change = ", and ".join(filter(None, (self.change, said)))
+        return replace(self, change=change, need=self.need.beside_ram, state_in_ram=True)
 
 
 def _descend(
@@ -60,46 +63,41 @@ def _descend(
     best = None
     try:
         for rung in _rungs(prepared, top):
-            if best is None or rung.need <= best.need:
+            if best is None or rung.need.total <= best.need.total:
                 best = rung
-            if best.need <= free:
+            if best.need.total <= free:
                 break
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         # a layer that knows no meta device: the run itself shows whether it fits
         listener(Note(f"how much memory this run takes is not known beforehand: {error}"))
-        prepared.state_in_ram = False
-        return best.ladder if best else top, None
+        _set(prepared, top)
+        return top, None
+    _set(prepared, best.ladder)
     prepared.state_in_ram = best.state_in_ram
-    return best.ladder, Planned(best.need, free, best.change)
+    return best.ladder, Planned(best.need.total, free, best.change)
 
 
 def _rungs(prepared: Prepared, top: Ladder) -> Iterator[_Rung]:
-    """One after the other, as the run is set to them."""
+    """One after the other; then all of them once more beside a state in RAM, if it may go there.
 
-    def rung(ladder: Ladder, change: str) -> _Rung:
-        need = estimate(prepared, ladder).total
-        return _Rung(ladder, prepared.state_in_ram, change, need)
-
-    rungs, ladder = [rung(top, "")], copy(top)
-    yield rungs[0]
-    while change := ladder.lower():
-        if ladder.recomputed:
-            text = prepared.job.config.trains_text_encoder
-            prepared.model.recompute_activations(text, ladder.recomputed)
-        rungs.append(rung(copy(ladder), change))
+    What a smaller state leaves free is used to recompute less: that costs least last.
+    """
+    rungs, ladder, change = [], copy(top), ""
+    while change is not None:
+        _set(prepared, ladder)
+        rungs.append(_Rung(copy(ladder), change, estimate(prepared, ladder)))
         yield rungs[-1]
-    if _state_to_ram(prepared):
-        for above in rungs[-1 - ladder.in_backward :]:  # which of the two is smaller depends
-            yield rung(above.ladder, ", and ".join(filter(None, (above.change, _RAM))))
-
-
-def _state_to_ram(prepared: Prepared) -> bool:
-    """The last rung: moments and remainders lie in pinned memory, if they may."""
+        change = ladder.lower()
     config = prepared.job.config
-    weights = sum(p.numel() for _, p in learning(prepared.trained.modules))
-    state = weights * (moment_bytes(config) + REMAINDER * (config.weights == EXACT))
-    prepared.state_in_ram = config.has_split_weights and has_room_in_ram(prepared.device, state)
-    return prepared.state_in_ram
+    if config.has_split_weights and has_room_in_ram(prepared.device, state_on_device(prepared)):
+        said = _RAM + _LESS * (config.optimizer == "adamw")
+        yield from (rung.beside_ram(said) for rung in rungs)
+
+
+def _set(prepared: Prepared, ladder: Ladder) -> None:
+    """Let the model recompute what it does on this rung."""
+    text = prepared.job.config.trains_text_encoder
+    prepared.model.recompute_activations(text, ladder.recomputed)
 
 
 def _top(prepared: Prepared) -> Ladder:

@@ -88,19 +88,21 @@ class StableDiffusion:
         """Gradient checkpointing of the UNet, and of the text encoders if they train.
 
         Args:
-            levels: only in so many of the UNet's resolutions, the finest first.
+            levels: only in so many of the UNet's resolutions, the finest first; None: everywhere.
         """
+        is_all = levels is None or levels >= self.levels
         self.unet.enable_gradient_checkpointing()
-        if levels is not None and levels < self.levels:
+        if not is_all:
             self._recompute_finest(levels)
-            return
+        verb = "enable" if is_all else "disable"
         for encoder in self.text_encoders.values() if text_encoders else ():
             # transformers 5 renamed ``gradient_checkpointing_enable``
-            new = getattr(encoder, "activation_checkpointing_enable", None)
-            (new or encoder.gradient_checkpointing_enable)()
+            new = getattr(encoder, f"activation_checkpointing_{verb}", None)
+            (new or getattr(encoder, f"gradient_checkpointing_{verb}"))()
 
     def _recompute_finest(self, levels: int) -> None:
-        blocks = [*self.unet.down_blocks[:levels], *self.unet.up_blocks[-levels:]]
+        up = len(self.unet.up_blocks) - levels
+        blocks = [*self.unet.down_blocks[:levels], *self.unet.up_blocks[up:]]
         finest = {module for block in blocks for module in block.modules()}
         for module in self.unet.modules():
             if hasattr(module, "gradient_checkpointing"):

@@ -103,8 +103,8 @@ def prepare(
     listener(Phase("Loading the model", 0, 1))
     vae_digest = weights_digest({key: base[key] for key in part_keys(base, layout, "vae")})
     model = StableDiffusion(base, layout, job.clip_skip)
-    trained, adapters = _trainable(model, base, job, plan.precision)
-    _set_up_modules(model, trained, job)
+    trained, adapters = what_trains(model, base, job, plan.precision)
+    set_up_modules(model, trained, job)
     if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
     schedule = start.schedule(job.config)
@@ -171,7 +171,7 @@ def prepare(
     )
 
 
-def _trainable(
+def what_trains(
     model: StableDiffusion, base: dict[str, Tensor], job: Job, precision: str
 ) -> "tuple[Trainable, Adapters | None]":
     """What learns; a second time if it is a LoRA."""
@@ -213,7 +213,7 @@ def _frozen_texts(
         return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
 
 
-def _set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> None:
+def set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> None:
     config = job.config
     if config.attention == "xformers":
         model.unet.enable_xformers_memory_efficient_attention()

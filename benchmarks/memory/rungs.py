@@ -55,12 +55,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def recompute(unet: UNet2DConditionModel, levels: int) -> None:
-    """As the trainer's ladder does it, or not at all."""
+    """As the trainer's ladder does it."""
     bare = StableDiffusion.__new__(StableDiffusion)
     bare.unet, bare.text_encoders = unet, {}
-    bare.recompute_activations(False, levels or None)
-    if not levels:
-        unet.disable_gradient_checkpointing()
+    bare.recompute_activations(False, levels)
 
 
 def forward_backward(
