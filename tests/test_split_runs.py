@@ -14,7 +14,7 @@ from pack.trainer.events import Note, Preview
 from pack.trainer.split import join, split
 from pack.trainer.split_adamw import SplitAdamW
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from toy import CPU, Run, make_job, run, same, toy_base
 
 OPTIONS = {"weights": "exact", "save_precision": "fp32", "steps": 3, "learning_rate": 1e-5}
@@ -103,6 +103,22 @@ def test_what_auto_comes_to_is_part_of_the_run(
     assert written.config.weights == "exact" and same(exact.tensors, made.tensors)
     key = "dreambooth.fingerprint"
     assert made.metadata[key] == exact.metadata[key]
+
+
+def test_weights_reach_the_device_in_halves(
+    tmp_path: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card may have no room for all of them in fp32."""
+    real, moved = Module.to, []
+
+    def to(module: Module, *args: object, **options: object) -> Module:
+        if any(p.requires_grad for p in module.parameters()):
+            moved.extend(p.dtype for p in module.parameters() if p.requires_grad)
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(Module, "to", to)
+    run(make_job(tmp_path, (concept,), **OPTIONS | {"steps": 1}))
+    assert set(moved) == {torch.bfloat16}
 
 
 def test_the_file_holds_the_state_put_together(exact: Run) -> None:

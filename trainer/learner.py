@@ -46,9 +46,10 @@ class Learner:
         self._fp16 = prepared.precision == "fp16"
         self._accelerate = accelerate
         self.parts = prepared.trained.modules
-        for part, module in self.parts.items():
-            with self._must_fit(f"the {part.replace('_', ' ')}"):
-                module.to(prepared.device)
+        # split weights go there one by one, below: whole they may have no room
+        is_split = self._config.has_split_weights
+        if not is_split:
+            self._place(prepared.device)
         text = [p for name, p in learning(self.parts) if not name.startswith("unet.")]
         unet = [p for name, p in learning(self.parts) if name.startswith("unet.")]
         self.parameters = [*unet, *text]
@@ -56,15 +57,18 @@ class Learner:
         self.in_backward = InBackward(self.parameters)
         self._scale: Tensor | None = None  # of gradients that are not there yet
         smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
-        if not (self._config.has_split_weights or self._config.lora.is_on):
+        if not (is_split or self._config.lora.is_on):
             smaller.append("weights = exact")
-        with self._must_fit("the optimizer", *smaller):
-            made = make_optimizer(unet, text, self._config, prepared.state_in_ram)
+        with self._must_fit(
+            "the model or its optimizer" if is_split else "the optimizer", *smaller
+        ):
+            made = make_optimizer(unet, text, self._config, prepared.state_in_ram, prepared.device)
             self._optimizer = accelerate.prepare_optimizer(made)
         self._trained = prepared.trained
         self._split = made if isinstance(made, SplitAdamW) else None
         if self._split:
             self._compute_in_bf16(prepared.model)
+            self._place(prepared.device)
         decay = self._config.ema_decay
         averaged = f"the average of the weights (ema_decay = {decay:g})"
         with self._must_fit(averaged, "choose ema_decay = 0"):
@@ -78,6 +82,12 @@ class Learner:
         if prepared.state:
             with self._must_fit("the state that the run goes on from"):
                 self.restore(prepared.state)
+
+    def _place(self, device: torch.device) -> None:
+        """What is not there yet."""
+        for part, module in self.parts.items():
+            with self._must_fit(f"the {part.replace('_', ' ')}"):
+                module.to(device)
 
     def _must_fit(self, what: str, *instead: str) -> AbstractContextManager[None]:
         """For what is placed before the first step; ``instead``: ways out of its own."""

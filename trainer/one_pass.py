@@ -84,7 +84,8 @@ class OnePass:
         self._betas, self._eps = betas, eps
         self._maps = [table.float().cpu() for table in maps]
         self._on: dict[torch.device, list[Tensor]] = {}
-        self._places = lru_cache(maxsize=8)(_places)
+        # of updates inside the backward pass there are dozens in a step, the same in each
+        self._places = lru_cache(maxsize=256)(_places)
 
     def numbers(self, group: Mapping[str, Any], step: int) -> list[float]:
         """What the kernel has to know of a step, of all weights of a group."""

@@ -72,13 +72,14 @@ def make_optimizer(
     text_encoder: Iterable[Parameter],
     config: TrainConfig,
     in_ram: bool = False,
+    device: torch.device | None = None,
 ) -> torch.optim.Optimizer:
     """AdamW over one group per part; each group keeps its full rate in ``base_lr``.
 
-    Where ``config.weights`` are split, the fp32 parameters become bf16.
+    Where ``config.weights`` are split, the fp32 parameters become bf16 on ``device``.
 
     Args:
-        in_ram: see :class:`split_adamw.SplitAdamW`.
+        in_ram, device: see :class:`split_adamw.SplitAdamW`.
     """
     rates = (config.learning_rate, config.text_encoder_learning_rate)
     groups = [
@@ -93,7 +94,7 @@ def make_optimizer(
     }
     make: Callable[..., torch.optim.Optimizer]
     if config.has_split_weights:
-        return _split_optimizer(groups, options, config, in_ram)
+        return _split_optimizer(groups, options | {"device": device}, config, in_ram)
     if config.optimizer == "adamw8bit":
         make = _bitsandbytes("optim").AdamW8bit
     else:

@@ -53,11 +53,14 @@ class SplitAdamW(torch.optim.Optimizer):
         moments: Moments,
         lean: bool,
         seed: int,
+        device: torch.device | None = None,
     ) -> None:
         """The groups' fp32 parameters become bf16 here, each after the other.
 
         Args:
             groups: each with its ``lr``.
+            device: where they go meanwhile: all of them in fp32 may have no room there. None: they
+                stay where they are.
         """
         super().__init__(groups, {"betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._moments = moments
@@ -68,7 +71,7 @@ class SplitAdamW(torch.optim.Optimizer):
         self.one_pass: OnePass | None = None
         self.slow_because = ""
         for parameter in self._parameters():
-            parameter.data, remainder = split(parameter.data)
+            parameter.data, remainder = split(parameter.data.to(device or parameter.device))
             if not lean:
                 self.state[parameter][REMAINDER] = pinned(remainder) if self.in_ram else remainder
 
