@@ -13,7 +13,7 @@ from pack.trainer.precision import (
     resolve_weights,
     slow_because,
 )
-from toy import CPU
+from toy import CPU, make_job, run
 
 STATES = (PartialState, AcceleratorState, GradientState)
 
@@ -48,6 +48,24 @@ def test_weights_are_exact_where_a_card_computes_in_bf16(monkeypatch) -> None:
     assert [on(card, weights=w) for w in ("fp32", "lean")] == ["fp32", "lean"]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert on(card) == "fp32" and resolve_precision("auto", card) == "fp16"
+
+
+def test_a_host_that_adds_up_in_halves_does_so_again_afterwards(tmp_path) -> None:
+    backend, seen = torch.backends.cuda, []
+
+    def flags() -> tuple[bool, bool]:
+        attention = backend.fp16_bf16_reduction_math_sdp_allowed()
+        return attention, backend.matmul.allow_fp16_accumulation
+
+    before = flags()
+    backend.allow_fp16_bf16_reduction_math_sdp(True)  # as ComfyUI with --fast
+    backend.matmul.allow_fp16_accumulation = True
+    try:
+        run(make_job(tmp_path, steps=1), control=lambda: seen.append(flags()))
+        assert set(seen) == {(False, False)} and flags() == (True, True)
+    finally:
+        backend.allow_fp16_bf16_reduction_math_sdp(before[0])
+        backend.matmul.allow_fp16_accumulation = before[1]
 
 
 def test_accelerate_is_left_as_it_was() -> None:

@@ -19,7 +19,7 @@ from .heap import without_holes
 from .learner import Learner
 from .memory_plan import plan_memory
 from .orders import Orders, Stopped
-from .precision import accelerator
+from .precision import accelerator, full_sums
 from .previews import Previews
 from .ranks import ALONE, Ranks
 from .recovery import Recovery
@@ -65,7 +65,13 @@ def train(
     orders = Orders(control, ranks)
     heard = with_tensorboard(listener) if ranks.is_first else nullcontext(ignore)
     # a host may run us inside inference mode, where nothing can learn
-    with torch.inference_mode(False), torch.enable_grad(), heard as listener, _heap(base, device):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        full_sums(),
+        heard as listener,
+        _heap(base, device),
+    ):
         try:
             _check_share(job, ranks)
             plan = check(job, base, device, listener, orders.meet)

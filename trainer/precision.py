@@ -124,6 +124,29 @@ def accelerator(precision: str, device: torch.device, processes: int = 1) -> Ite
             state.update(before)
 
 
+@contextmanager
+def full_sums() -> Iterator[None]:
+    """Inside, cards add up as precisely as torch lets them by default, whatever the host chose.
+
+    ComfyUI lets attention without a fused kernel add up in half precision, and under ``--fast``
+    fp16 matrix products, too: well enough for a picture, not for gradients. As it was afterwards.
+    """
+    backend = torch.backends.cuda
+    # younger than torch 2.4, each
+    attention = getattr(backend, "allow_fp16_bf16_reduction_math_sdp", lambda allowed: None)
+    is_allowed = getattr(backend, "fp16_bf16_reduction_math_sdp_allowed", lambda: False)()
+    products = getattr(backend.matmul, "allow_fp16_accumulation", None)
+    try:
+        attention(False)
+        if products:
+            backend.matmul.allow_fp16_accumulation = False
+        yield
+    finally:
+        attention(is_allowed)
+        if products:
+            backend.matmul.allow_fp16_accumulation = True
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """For weights of whatever dtype, as pictures are sampled from them during a run."""
     dtype = _HELD_AS.get(precision)
