@@ -78,17 +78,39 @@ def take_weights(model: Any, clip: Any, vae: Any) -> Weights:
     _require_wires(model, clip, vae)
     usage = Usage(clip.layer_idx, model.get_model_object("model_sampling"))
     _require_supported(model.model.model_config, usage.sampling)
-    # baking the patches in is what comfy.sd.save_checkpoint does
-    management.load_models_gpu([model, clip.load_model()], force_patch_weights=True)
-    tensors = model.model.state_dict_for_saving(clip.get_sd(), vae.get_sd())
-    tensors = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
+    tensors = _as_saved(model, clip, vae)
     if model.model.model_config.sampling_settings.get("zsnr"):
         tensors["ztsnr"] = torch.tensor([])  # the mark of SDXL files, which the host's saver adds
     layout = detect(tensors)
     with torch.inference_mode(False):  # a copy made inside stays an inference tensor: no training
-        copies = {key: torch.empty_like(t, device="cpu").copy_(t) for key, t in tensors.items()}
+        copies = {key: _copy(tensors.pop(key)) for key in list(tensors)}
     skip = family_of(layout).clip_skip if clip.layer_idx is None else -clip.layer_idx
     return Weights(copies, _held_as(copies), usage, skip)
+
+
+def _as_saved(model: Any, clip: Any, vae: Any) -> dict[str, Tensor]:
+    """All weights in the single-file layout with their patches, as comfy.sd.save_checkpoint has it.
+
+    Since early 2026 the host patches a weight when it is moved to the CPU. Those of text encoders
+    are moved before they are cut and joined for the file, which would lose it.
+    """
+    models = [model, clip.load_model()]
+    if hasattr(model, "state_dict_for_saving"):
+        management.load_models_gpu(models)
+        text = getattr(clip, "state_dict_for_saving", clip.get_sd)()
+        tensors = model.state_dict_for_saving(_moved(text), vae.get_sd())
+    else:
+        management.load_models_gpu(models, force_patch_weights=True)
+        tensors = model.model.state_dict_for_saving(clip.get_sd(), vae.get_sd())
+    return {key: value for key, value in _moved(tensors).items() if isinstance(value, Tensor)}
+
+
+def _moved(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {key: t.to("cpu") if isinstance(t, Tensor) else t for key, t in tensors.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu").copy_(tensor)
 
 
 def _require_supported(config: Any, sampling: Any) -> None:
