@@ -97,6 +97,8 @@ def test_real_refusals_are_known() -> None:
         torch.empty(2**55, dtype=torch.uint8)
     assert is_out_of_memory(refused.value)
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    engines = "GET was unable to find an engine to execute this computation"
+    assert is_out_of_memory(RuntimeError(engines))  # of a convolution
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnP
 from pack.benchmarks.memory import cards, footprint, rungs
 from pack.trainer import free_memory, loop, memory_plan, moments, split_adamw
 from pack.trainer.checkpoint import detect, read_checkpoint
-from pack.trainer.config import Job, LoraConfig
+from pack.trainer.config import DataConfig, Job, LoraConfig
 from pack.trainer.config.lora import LORA
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
@@ -297,6 +297,19 @@ def test_a_model_without_values_is_planned_like_a_run(
     ready = cards.without_values("toy", config, torch.device("cpu"), "fp32")
     memory_plan.plan_memory(ready, [].append)
     assert len(needs) == 2 and needs[0] == needs[1]
+
+
+def test_encoders_that_come_back_for_texts_are_counted(tmp_path: Path, monkeypatch) -> None:
+    needs, estimate = [], memory_plan.estimate
+    monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
+    concept = make_concept(tmp_path / "pictures", captions=("zwx, dog, sofa", "zwx, dog, lawn"))
+    for shuffles in (False, True):
+        data = DataConfig(shuffle_tags=shuffles)
+        run(make_job(tmp_path, (concept,), trains="unet", data=data, steps=1))
+    base = toy_base()
+    model = StableDiffusion(base, detect(base))
+    text = sum(p.nbytes for p in model.parts["text_encoder"].parameters())
+    assert needs[1].weights - needs[0].weights == text
 
 
 def test_cards_of_other_sizes_are_told_other_plans(monkeypatch) -> None:

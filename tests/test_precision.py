@@ -1,10 +1,12 @@
 """Precision, probes, and accelerate without its process-wide state."""
 
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from pack.trainer import precision
 from pack.trainer.config import ConfigError, LoraConfig, TrainConfig
 from pack.trainer.precision import (
     accelerator,
@@ -42,12 +44,29 @@ def test_weights_are_exact_where_a_card_computes_in_bf16(monkeypatch) -> None:
         return resolve_weights(TrainConfig(**options), device).weights
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(precision, "_has_triton", lambda: True)
     assert [on(card, precision=p) for p in ("auto", "bf16")] == ["exact", "exact"]
     assert [on(card, precision=p) for p in ("fp32", "fp16")] == ["fp32", "fp32"]
     assert on(card, lora=LoraConfig(kind="lora")) == on(CPU) == "fp32"
     assert [on(card, weights=w) for w in ("fp32", "lean")] == ["fp32", "lean"]
+    monkeypatch.setattr(precision, "_has_triton", lambda: False)
+    assert on(card) == "fp32" and on(card, weights="exact") == "exact"
+    monkeypatch.setattr(precision, "_has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert on(card) == "fp32" and resolve_precision("auto", card) == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("name", "resolved"),
+    [("gfx1030", "fp16"), ("gfx906:sramecc+:xnack-", "fp16"), ("gfx1100", "bf16")],
+)
+def test_old_amd_cards_compute_in_fp16(monkeypatch, name: str, resolved: str) -> None:
+    """torch says of all of them that they have bf16."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    properties = SimpleNamespace(gcnArchName=name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert resolve_precision("auto", torch.device("cuda")) == resolved
 
 
 def test_a_host_that_adds_up_in_halves_does_so_again_afterwards(tmp_path) -> None:

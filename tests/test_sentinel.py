@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pack.trainer import forward, learner, saving
+from pack.trainer import forward, learner, saving, training_state
 from pack.trainer.checkpoint import check_finite, read_checkpoint
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Step
@@ -95,6 +95,28 @@ def test_after_one_roll_back_it_stops_with_the_last_good_weights(
         run(make_job(tmp_path / "bad", steps=20))
     kept, _ = read_checkpoint(tmp_path / "bad" / "checkpoints" / "toy.safetensors")
     assert same(three.tensors, kept)
+
+
+def test_a_state_that_does_not_fit_any_more_spoils_no_file(
+    tmp_path, monkeypatch, state_each_step
+) -> None:
+    """Some weights are the state's by then, others not: they are no result."""
+    Bad(monkeypatch, lambda call: call >= 4)
+    real, places = training_state._as_held, []
+
+    def as_held(*given: object) -> object:
+        places.append(1)
+        if len(places) == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        return real(*given)
+
+    monkeypatch.setattr(training_state, "_as_held", as_held)
+    with pytest.raises(TrainingError, match="the state before it does not fit into the memory"):
+        run(make_job(tmp_path, steps=20))
+    assert not (tmp_path / "checkpoints" / "toy.safetensors").exists()
+    monkeypatch.undo()
+    whole = run(make_job(tmp_path / "whole", steps=5))
+    assert run(make_job(tmp_path, steps=5), train_again=False).sha == whole.sha
 
 
 def test_without_a_state_it_stops_and_says_so(tmp_path, monkeypatch) -> None:

@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if device.type == "cuda":  # with its number, and the current one: some questions are about that
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
     code = 1
     try:
         code = _train(args, ranks, device)

@@ -22,7 +22,8 @@ Progress = Callable[[int, int], None]
 
 
 class LatentCache:
-    """Posterior mean and std of every view, in memory and, for the next run, on disk.
+    """Posterior mean and std of every view, in memory (the computer's: rows are drawn there) and,
+    for the next run, on disk.
 
     A sample is drawn afresh each step (kohya's cache freezes one sample, OneTrainer's keeps the
     mean alone). The key on disk covers the pixels as they are shown and the VAE's weights, so that
@@ -71,7 +72,7 @@ class LatentCache:
         both = torch.empty(2, *self._model.latent_shape(view.size))
         if self._ranks.is_first:
             both.copy_(torch.stack(self._load_or_encode(view, whole, device)))
-        mean, std = self._ranks.give(both).to(device)
+        mean, std = self._ranks.give(both)
         return mean, std
 
     def _load_or_encode(
@@ -81,9 +82,9 @@ class LatentCache:
         key = hashlib.sha256(f"{pixel_digest(picture)}:{self._vae_digest}".encode()).hexdigest()
         file = self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
         if file is not None and (found := _read(file)) is not None:
-            return found[0].to(device), found[1].to(device)
+            return found
         pixels = to_tensor(picture)[None].to(device)
-        mean, std = (moment[0] for moment in self._model.encode_images(pixels))
+        mean, std = (moment[0].cpu() for moment in self._model.encode_images(pixels))
         if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
             raise ValueError(
                 f"the VAE makes non-finite numbers of {view.photo.path}: use another VAE"
@@ -91,7 +92,7 @@ class LatentCache:
         if file is not None:
             # kept or not: it only saves the next run time, so a full disk ends no run here
             with contextlib.suppress(OSError, SafetensorError):
-                _write(file, mean.cpu(), std.cpu())
+                _write(file, mean, std)
         return mean, std
 
     def shape(self, view: View) -> tuple[int, ...]:

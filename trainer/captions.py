@@ -89,7 +89,7 @@ class Texts:
         if self._is_left_out("caption", self._data.caption_dropout, position):
             return ""
         text = concept.texts[photo]
-        if not self._shuffles(concept):
+        if not self.shuffles(concept):
             return text
         tags = [tag for part in text.split(",") if (tag := part.strip())]
         kept, rest = tags[: self._data.keep_tags], tags[self._data.keep_tags :]
@@ -103,7 +103,7 @@ class Texts:
 
     def fixed(self, concept: Concept) -> list[str]:
         """The texts that are known before the run; shuffled ones are not among them."""
-        texts = [] if self._shuffles(concept) else [*concept.texts]
+        texts = [] if self.shuffles(concept) else [*concept.texts]
         empty = [""] if self._class_dropout else []
         return [*texts, concept.class_prompt, *empty]
 
@@ -111,7 +111,8 @@ class Texts:
     def _class_dropout(self) -> float:
         return max(self._data.caption_dropout, self._data.class_caption_dropout)
 
-    def _shuffles(self, concept: Concept) -> bool:
+    def shuffles(self, concept: Concept) -> bool:
+        """Whether its texts are drawn in the run, and not known before it."""
         return self._data.shuffle_tags and bool(concept.captions)
 
     def _is_left_out(self, what: str, rate: float, position: int) -> bool:

@@ -31,7 +31,11 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # other threads of the host may ask the card for its free memory meanwhile
         mode = {"capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, **mode):
+        # after a capture that failed torch leaves its stream behind as the current one
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, **mode),
+        ):
             work()
         self._pool = graph.pool()
         return graph.replay

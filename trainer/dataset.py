@@ -126,6 +126,11 @@ class PairedRows:
         """Every text of the run that is known before it, once, in order."""
         return list(dict.fromkeys(t for c in self._concepts for t in self._texts.fixed(c)))
 
+    @property
+    def draws_texts(self) -> bool:
+        """Whether there are others than those."""
+        return any(map(self._texts.shuffles, self._concepts))
+
     def views(self) -> list[View]:
         """Every view that a row of the run can have, once; those of a photo follow each other."""
         found = [v for photos in self._photos for p in photos for v in self._frames.views(p)]

@@ -19,6 +19,7 @@ _MESSAGES = (
     "can't allocate memory",  # torch's allocator on a processor
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
+    "unable to find an engine",  # cuDNN tried them all, and has swallowed what each of them said
 )
 
 

@@ -118,7 +118,8 @@ class Learner:
         self._optimizer.step()
 
     def restore(self, state: SavedState) -> None:
-        """Return to a state of this run."""
+        """Return to a state of this run; if that breaks off, the weights are no result."""
+        self.updating = True
         in_ram = self._split is not None and self._split.in_ram
         restore(state, self.parts, self._optimizer, self._accelerate.scaler, in_ram)
         if self._ema:

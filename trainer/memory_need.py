@@ -19,6 +19,7 @@ from .in_backward import InBackward
 from .ladder import Ladder
 from .setup import Prepared
 from .split_adamw import PART, WHOLE
+from .texts import KEPT
 from .training_state import learning, moment_bytes
 
 # what no tensor shows: workspaces of the libraries, and holes in the allocator's blocks. On a
@@ -113,8 +114,12 @@ def _passes(prepared: Prepared, ladder: Ladder) -> int:
 
 
 def _weights(prepared: Prepared, config: TrainConfig) -> int:
-    """Of the trained parts, frozen layers among them."""
+    """Of the trained parts, frozen layers among them, and of encoders that come back for texts."""
     count = 0
+    rows = prepared.rows
+    if prepared.texts is not None and (rows.draws_texts or len(rows.texts()) > KEPT):
+        encoders = prepared.model.text_encoders.values()
+        count = sum(_bytes(p) for encoder in encoders for p in encoder.parameters())
     for module in prepared.trained.modules.values():
         for parameter in module.parameters():
             held = 2 * parameter.numel() if config.has_split_weights else _bytes(parameter)

@@ -89,7 +89,8 @@ def _rungs(prepared: Prepared, top: Ladder) -> Iterator[_Rung]:
         yield rungs[-1]
         change = ladder.lower()
     config = prepared.job.config
-    if config.has_split_weights and has_room_in_ram(prepared.device, state_on_device(prepared)):
+    state = state_on_device(prepared) * prepared.ranks.count  # they share the computer's memory
+    if config.has_split_weights and has_room_in_ram(prepared.device, state):
         said = _RAM + _LESS * (config.optimizer == "adamw")
         yield from (rung.beside_ram(said) for rung in rungs)
 

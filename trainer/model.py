@@ -166,8 +166,7 @@ class StableDiffusion:
 @contextmanager
 def placed(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
     """The module on ``device`` inside the block, back on the CPU after it."""
-    module.to(device)
     try:
-        yield module
-    finally:
+        yield module.to(device)
+    finally:  # also where it went there in part
         module.to("cpu")

@@ -20,6 +20,11 @@ from .config.train import AUTO, EXACT, FP32
 
 _HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # which cut up the model itself
+# RDNA 2 and older, as ComfyUI lists them
+_AMD_WITHOUT_BF16 = frozenset(
+    {"gfx803", "gfx900", "gfx906", "gfx1010", "gfx1011", "gfx1012", "gfx1030", "gfx1031", "gfx1032",
+     "gfx1034", "gfx1035", "gfx1036"}
+)  # fmt: skip
 _INTEL = ("x86_64", "AMD64")  # and AMD
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -28,12 +33,13 @@ def resolve_weights(config: TrainConfig, device: torch.device) -> TrainConfig:
     """``weights = auto`` → exact where a card computes in bf16 and all weights learn, else fp32.
 
     The passes compute in bf16 there either way: exact weights hold as much as fp32 ones, while
-    gradients and activations take half the memory.
+    gradients and activations take half the memory. Without Triton their update takes many more
+    kernels than fp32's.
     """
     if config.weights != AUTO:
         return config
     in_bf16 = config.precision in (AUTO, "bf16") and not config.lora.is_on
-    is_exact = in_bf16 and device.type == "cuda" and _has_bf16(device)
+    is_exact = in_bf16 and device.type == "cuda" and _has_bf16(device) and _has_triton()
     return replace(config, weights=EXACT if is_exact else FP32)
 
 
@@ -62,8 +68,17 @@ def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> s
     return name
 
 
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _has_bf16(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda":
+        return True
+    if torch.version.hip:  # torch says yes for all of them
+        name = torch.cuda.get_device_properties(device).gcnArchName
+        return name.split(":")[0] not in _AMD_WITHOUT_BF16
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def slow_because(precision: str, device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Bad numbers, and updates that broke off: a step is skipped, or the run returns to its newest
 state, or ends."""
 
+import contextlib
 import gc
 import math
 
@@ -133,7 +134,8 @@ class Recovery:
                 " steps; look at the pictures before you use them."
             )
         learner.drop_gradients()
-        self._return_to(state)
+        with must_fit(f"{said}, and the state before it does not fit into the memory: {_MEND}"):
+            self._return_to(state)
         if verdict is Verdict.STOP:
             raise TrainingError(
                 f"{said}, also at a lower rate: {_MEND}. Step {learner.done} is kept."
@@ -152,7 +154,9 @@ class Recovery:
 
     def _return_to(self, state: SavedState) -> None:
         if self._accelerate.scaler:
-            self._accelerate.scaler.update()  # it holds on to a step until it is told of its end
+            # it holds on to a step until it is told of its end, and refuses where there was none
+            with contextlib.suppress(AssertionError):
+                self._accelerate.scaler.update()
         self._learner.restore(state)
         if self._ranks.is_first:
             self._folder.go_on(self._job, self._learner.done)

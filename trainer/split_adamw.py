@@ -175,7 +175,7 @@ class SplitAdamW(torch.optim.Optimizer):
             [mean],
             [square],
             [],
-            [(state["step"] - 1).to(parameter.device)],  # which adamw counts up
+            [_number(float(state["step"]) - 1, parameter.device)],  # which adamw counts up
             # where there is no fused kernel the loop over tensors has the smallest temporaries
             fused=parameter.device.type in ("cpu", "cuda"),
             foreach=False,
@@ -224,6 +224,11 @@ class SplitAdamW(torch.optim.Optimizer):
 
     def _placed(self, value: Tensor, device: torch.device) -> Tensor:
         return pinned(value) if self.in_ram else value.to(device)
+
+
+def _number(value: float, device: torch.device) -> Tensor:
+    """On the device, without a copy to it, for which everything would be waited for."""
+    return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def _alike(gradient: Tensor, parameter: Parameter) -> Tensor:

@@ -21,6 +21,7 @@ from .checkpoint import CheckpointError, checksums, read_checkpoint, write_check
 from .config import TrainConfig
 from .config.train import LEAN
 from .files import read_json, write_text
+from .to_device import pinned
 
 FORMAT = 1
 # AdamW's two moments of a trained weight
@@ -185,6 +186,7 @@ def restore(
             name, key = place.removeprefix("optimizer.").rsplit(":", 1)
             held[name][key] = value
     order = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()  # or the old moments would lie beside the new ones for a moment
     loaded = {}
     for index, parameter in enumerate(order):
         name = names[id(parameter)]
@@ -192,10 +194,8 @@ def restore(
             parameter.copy_(state.tensors[f"weights.{name}"])
         if held[name]:
             loaded[index] = {
-                key: _as_held(value, parameter, "cpu" if in_ram else parameter.device)
-                for key, value in held[name].items()
+                key: _as_held(value, parameter, in_ram) for key, value in held[name].items()
             }
-    optimizer.state.clear()  # or the old moments would lie beside the new ones for a moment
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": loaded, "param_groups": groups})
     prefix = "scaler:"
@@ -212,11 +212,15 @@ def learning(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, Parameter]]:
                 yield f"{part}.{name}", parameter
 
 
-def _as_held(value: Any, parameter: Parameter, device: torch.device | str) -> Any:
+def _as_held(value: Any, parameter: Parameter, in_ram: bool) -> Any:
     """A copy, a moment in its weight's own memory layout: fused kernels walk both side by side."""
     if not isinstance(value, Tensor):
         return value
     if value.shape != parameter.shape:
-        return value.clone()
-    like = torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False)
-    return like.copy_(value)
+        held = value.clone()
+    else:
+        device = "cpu" if in_ram else parameter.device
+        held = torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False)
+        held.copy_(value)
+    # at once, or the optimizer would pin second copies beside all of them
+    return pinned(held) if in_ram and held.dim() else held

@@ -72,6 +72,7 @@ class Rows:
     """As much of a run's rows as a plan asks for."""
 
     sizes: tuple[tuple[int, int], ...]
+    draws_texts: bool = False
 
     def texts(self) -> list[str]:
         return ["a photo of zwx dog", "a photo of a dog"]

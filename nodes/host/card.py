@@ -32,6 +32,8 @@ def card_to_ourselves() -> Iterator[None]:
 def release_memory() -> None:
     gc.collect()
     management.soft_empty_cache()
+    # pinned RAM, in which a run on a small card keeps its state; torch keeps it otherwise
+    getattr(getattr(torch, "accelerator", None), "empty_host_cache", lambda: None)()
 
 
 def memory() -> dict[str, int]:

@@ -145,7 +145,7 @@ class TrainConfig:
         "How weights that learn lie in memory. exact: bf16, which computes, and the 16 bits to full"
         " fp32 beside it; nothing is lost, gradients and arithmetic take half the memory. lean:"
         " bf16 alone, rounded at random: smallest, and at rates below 1e-5 as much noise as"
-        " learning. auto: exact where a card computes in bf16, else fp32.",
+        " learning. auto: exact where a card computes in bf16 and Triton is installed, else fp32.",
         choices=(AUTO, FP32, EXACT, LEAN),
     )
     cuda_graph: bool = option(
