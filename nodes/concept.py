@@ -138,8 +138,9 @@ class DreamBoothConceptsFile(io.ComfyNode):
         facts = [path.read_text(encoding="utf-8-sig") if path.is_file() else ""]
         try:
             entries = json.loads(facts[0] or "[]")
-            folders = [e[k] for e in entries for k in ("instance_data_dir", "class_data_dir")]
-        except (ValueError, TypeError, KeyError):
+            kinds = ("instance_data_dir", "class_data_dir")  # the second is not always there
+            folders = [e.get(kind) for e in entries for kind in kinds]
+        except (ValueError, TypeError, AttributeError):
             folders = []
         for folder in folders:
             target = host.resolve(folder) if folder else None

@@ -118,8 +118,12 @@ class DreamBoothInstanceImages(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, path: str = "", **others: Any) -> str:
-        """Changes when a file in the folder does."""
+    def fingerprint_inputs(
+        cls, folder: str | None, path: str | None = "", **others: Any
+    ) -> str | float:
+        """Changes when a file in the folder does; always, where a wire names the folder."""
+        if folder is None or path is None:
+            return float("nan")
         target = host.resolve(path or folder)
         entries = sorted(os.scandir(target), key=lambda e: e.name) if target.is_dir() else []
         listing = [(e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in entries]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..trainer.events import Begun, Command, Event, Note, Phase, Planned, Preview, Saved, Step
 from . import host
+
+LAUNCHER = Path(__file__).resolve().parents[1] / "train.py"
 
 if TYPE_CHECKING:
     from ..trainer.loop import Result
@@ -63,9 +66,10 @@ class Reporter:
     def written(self, path: Path) -> str:
         """Show that nothing is trained here, and how it is; returns the text."""
         said = (
-            f"written, not trained: {path}\nin this pack's folder:\n"
-            f'accelerate launch -m trainer "{path}"\n'
-            "then choose here and queue again: the result is handed over"
+            f"written, not trained: {path}\nin a shell:\n"
+            f'"{sys.executable}" "{LAUNCHER}" "{path}"\n'
+            "then choose here and queue again: the result is handed over. On several cards: this"
+            " node's help page"
         )
         self.live.end("written", said)
         text = "\n".join([said, *self.notes])

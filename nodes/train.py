@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ def _write_down(job: Job, weights: host.Weights, reporter: Reporter) -> io.NodeO
     from ..trainer.deferred import write_job
 
     stop = reporter.progress.raise_if_interrupted
-    check(job, weights.state_dict, host.device(), reporter, stop)
+    plan = check(job, weights.state_dict, host.device(), reporter, stop)
+    job = dataclasses.replace(job, base_digest=plan.job.base_digest)
     path = write_job(job, weights.state_dict, host.output_folder() / "jobs" / job.name)
     text = reporter.written(path)
     return io.NodeOutput(*[host.nothing_follows()] * 6, ui=ui.PreviewText(text))

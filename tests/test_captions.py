@@ -99,6 +99,11 @@ def test_a_folder_says_what_it_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_word_that_holds_the_identifier_does_not_name_the_subject() -> None:
+    texts = instance_texts(("masks on desks", "SKS, a dog"), FILES, "p", "sks", "dog")
+    assert texts == ("sks dog, masks on desks", "SKS, a dog")
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

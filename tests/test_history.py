@@ -176,6 +176,26 @@ def test_a_lora_run_has_loras(history: History) -> None:
     assert not (history.loras / "dog.safetensors").exists()
 
 
+def test_a_deletion_that_fails_can_be_repeated(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows keeps what another program reads."""
+    folder = make_run(history, "dog")
+    real = Path.unlink
+
+    def unlink(path: Path, *given: object, **options: object) -> None:
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "used by another process", str(path))
+        real(path, *given, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(Path, "unlink", unlink)
+        history.delete("dog", checkpoints=True)
+    assert history.names() == ["dog"]
+    history.delete("dog", checkpoints=True)
+    assert history.names() == [] and not folder.exists()
+
+
 def test_a_run_in_use_is_not_deleted(history: History) -> None:
     folder = make_run(history, "dog")
     with FileLock(folder / "lock"), pytest.raises(RunInUse, match="'dog'.*stop it"):

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of a run")
     parser.add_argument("--base", type=Path, help="checkpoint to start from, instead of the job's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=_device(), help="(%(default)s)")
     parser.add_argument("--output", type=Path, help="folder for the checkpoint and the run")
     parser.add_argument(
         "--again", action="store_true", help="train anew, even if the run is finished or can go on"
@@ -49,6 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         ranks.leave(well=code != 1)
     return code
+
+
+def _device() -> str:
+    """The kind of device that ComfyUI would take."""
+    if torch.cuda.is_available():
+        return "cuda"
+    accelerator = getattr(torch, "accelerator", None)  # younger than torch 2.4
+    if accelerator and accelerator.is_available():
+        return accelerator.current_accelerator().type
+    return "cpu"
 
 
 def _train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> int:
@@ -77,6 +87,8 @@ def _read_job(args: argparse.Namespace) -> Job:
     job = Job.read(args.job)
     if args.base:
         job = dataclasses.replace(job, base=str(args.base))
+    if args.base or args.again:  # then it may be another base than the recorded one
+        job = dataclasses.replace(job, base_digest="")
     if args.output:
         folders = {"checkpoints": args.output, "runs": args.output / "runs"}
         folders["cache"] = args.output / "cache"

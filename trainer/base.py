@@ -9,6 +9,8 @@ from .config import ConfigError, Job
 from .events import Listener, Note
 from .families import family_of
 
+HIGH_RATE = 5e-5  # ten times what is usual where all weights of a full-size model learn
+
 
 def read_as(layout: Layout, job: Job) -> Layout:
     """The base's layout with what its model is sampled as, where only the job can know it.
@@ -50,6 +52,14 @@ def advise(job: Job, layout: Layout, listener: Listener) -> None:
                 f" {zsnr}"
             )
         )
+    rate, whole = job.config.learning_rate, not job.config.lora.is_on
+    if whole and rate > HIGH_RATE and len(layout.unet_config["block_out_channels"]) > 2:
+        listener(
+            Note(
+                f"learning_rate = {rate:g} suits a LoRA, and all weights learn here (kind = none):"
+                " 1e-6 to 5e-6 are usual, more burns"
+            )
+        )
     side = family.sides[layout.prediction]
     if layout.family != "sd1" and job.config.resolution < 0.75 * side:
         listener(
@@ -60,11 +70,19 @@ def advise(job: Job, layout: Layout, listener: Listener) -> None:
         )
 
 
-def record_base(job: Job, base: dict[str, Tensor], layout: Layout, listener: Listener) -> Job:
-    """The job with the digest of the weights that it really starts from, and how they are read."""
+def record_base(job: Job, base: dict[str, Tensor], layout: Layout) -> Job:
+    """The job with the digest of the weights that it really starts from, and how they are read.
+
+    Raises:
+        ConfigError: it is recorded with another digest.
+    """
     digest = weights_digest(base)
     if job.base_digest and job.base_digest != digest:
-        listener(Note("the base's weights are not those of the recorded run: the result differs"))
+        raise ConfigError(
+            f"the weights in {job.base} are not those that this run began with (ComfyUI may hold"
+            " some of a file's in fewer bits): go on in ComfyUI, or train anew from the file with"
+            " --again"
+        )
     skip = family_of(layout).clip_skip if job.clip_skip is None else job.clip_skip
     return replace(
         job,

@@ -1,5 +1,6 @@
 """Texts beside photos: read from files, made to name the subject, shuffled and left out by draw."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,12 @@ def instance_texts(
 
 
 def names(text: str, identifier: str) -> bool:
-    """Whether a text holds the identifier, in letters of any case."""
-    return identifier.lower() in text.lower()
+    """Whether a text holds the identifier as a word, in letters of any case.
+
+    "masks" does not name "sks".
+    """
+    word = rf"(?<!\w){re.escape(identifier)}(?!\w)"
+    return re.search(word, text, re.IGNORECASE) is not None
 
 
 class Texts:

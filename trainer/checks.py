@@ -83,7 +83,7 @@ def check(
     files = _read_pictures(job.concepts, listener, check_stop)
     listener(Phase("Looking at the base", 0, 1))
     _advise_buckets(job, layout, files, listener)
-    job = record_base(job, base, layout, listener)
+    job = record_base(job, base, layout)
     advise(job, layout, listener)
     fingerprint = take_fingerprint(job, files, precision)
     data_digest = provenance.dataset_digest(job.concepts, files)

@@ -163,7 +163,10 @@ def report(concepts: Sequence[Concept]) -> str:
                 f" weight {concept.prior_weight:g}"
             )
         else:
-            lines.append("  no prior preservation: the class may turn into your subject")
+            lines.append(
+                "  no prior preservation: the class may turn into your subject (unless a LoRA"
+                " learns with prior_without_images)"
+            )
         for prompt in dict.fromkeys((*concept.texts, concept.class_prompt)):
             if cut := overflow(prompt):
                 lines.append(f"  warning: longer than 77 tokens, {cut!r} is cut off: {prompt!r}")

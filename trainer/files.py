@@ -4,9 +4,30 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Replace a file in one move.
+
+    Windows refuses that while another program reads either of them, such as one that looks for
+    viruses in what has just been written: that is over soon.
+
+    Raises:
+        OSError: it is not.
+    """
+    for wait in (0.05, 0.2, 0.5, 1.0, 2.0):
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            time.sleep(wait)
+    os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

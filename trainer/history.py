@@ -157,11 +157,13 @@ class History:
         except Timeout as error:
             raise RunInUse(f"{name!r} is being trained: stop it first") from error
         try:
-            files = list(self._files(name)) if checkpoints else []
-            # without it this is no run any more, however the rest goes
-            (folder / "job.json").unlink()
-            for path in files:
+            for path in list(self._files(name)) if checkpoints else []:
                 path.unlink()
+            for path in folder.iterdir():
+                # last, and by this too: as long as it is there the rest can be deleted again
+                if path.name not in ("job.json", "lock"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (folder / "job.json").unlink()
         finally:
             lock.release()
         shutil.rmtree(folder)

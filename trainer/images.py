@@ -1,7 +1,7 @@
 """Files → upright RGB pictures and their masks: the one image reader; pictures ↔ tensors."""
 
 import hashlib
-import os
+import secrets
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .config import Photo, background
+from .files import move
 
 MAX_PIXELS = 150_000_000  # a bound, so that a small file cannot fill the memory
 
@@ -175,9 +176,9 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
 
 def save_png(picture: Image.Image, path: Path, **options: Any) -> None:
     """Write a PNG whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         picture.save(temporary, format="PNG", **options)
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

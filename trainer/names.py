@@ -3,6 +3,8 @@
 from .config import ConfigError, shown
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
+# beside the runs' folders lie some that are shared by all of them
+_SHARED = {"cache", "class_images", "intake", "jobs"}
 _FORBIDDEN = set('<>:"/\\|?*')
 
 
@@ -22,6 +24,7 @@ def check_name(name: str) -> str:
         raise ConfigError(
             f"name = {shown(name)}: give a name that neither begins nor ends with a dot or a space"
         )
-    if name.lower().split(".")[0] in _RESERVED or len(name.encode()) > 120:
+    is_reserved = name.lower() in _SHARED or name.lower().split(".")[0] in _RESERVED
+    if is_reserved or len(name.encode()) > 120:
         raise ConfigError(f"name = {shown(name)} is reserved or too long: choose another")
     return name

@@ -1,6 +1,5 @@
 """Sample pictures during a run: the weights as they train, no second copy, no trace left."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from .conditioning import Conditioning
+from .files import move
 from .images import to_image
 from .model import StableDiffusion, placed
 from .randomness import generator
@@ -89,6 +89,6 @@ def save_picture(image: Image.Image, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.partial")
     try:
         image.save(temporary, format="PNG")
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

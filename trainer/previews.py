@@ -33,6 +33,9 @@ class Previews:
             for index, prompt in enumerate(self._prompts):
                 if again or not self._p.folder.sample(step, index).exists():
                     self._take(step, index, prompt)
+        except OSError as error:
+            said = f"the previews of step {step} could not be written ({error})"
+            self._listener(Note(f"{said}: the training goes on"))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -7,6 +7,7 @@ scaler's numbers under fp16, and how many steps are done.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .files import read_json, write_text
 from .to_device import pinned
 
 FORMAT = 1
+_STATE = re.compile(r"step(\d+)\.json")  # not "step000100 (1).json", as sync programs make it
 # AdamW's two moments of a trained weight
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2}
 
@@ -76,7 +78,8 @@ class StateFolder:
 
     def steps(self) -> list[int]:
         """Of the states that were finished, oldest first."""
-        return sorted(int(p.stem[4:]) for p in self._folder.glob("step[0-9]*.json"))
+        found = (_STATE.fullmatch(path.name) for path in self._folder.glob("step*.json"))
+        return sorted(int(match[1]) for match in found if match)
 
     def size(self) -> int:
         """Bytes on disk."""

@@ -33,7 +33,9 @@ def release_memory() -> None:
     gc.collect()
     management.soft_empty_cache()
     # pinned RAM, in which a run on a small card keeps its state; torch keeps it otherwise
-    getattr(getattr(torch, "accelerator", None), "empty_host_cache", lambda: None)()
+    accelerator = getattr(torch, "accelerator", None)
+    if hasattr(accelerator, "empty_host_cache") and accelerator.is_available():
+        accelerator.empty_host_cache()
 
 
 def memory() -> dict[str, int]:

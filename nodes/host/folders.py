@@ -66,8 +66,9 @@ def resolve(text: str) -> Path:
     roots = [inputs, Path(folder_paths.get_output_directory())]
     roots.append(Path(folder_paths.get_temp_directory()))
     if not any(path.is_relative_to(root.resolve()) for root in roots):
+        led = " (a link leads there)" if (inputs / typed).exists() else ""
         raise ConfigError(
-            f"{typed!r} is outside the folders of this ComfyUI: put it under {str(inputs)!r}"
+            f"{typed!r} is outside the folders of this ComfyUI{led}: put it under {str(inputs)!r}"
         )
     return path
 

@@ -32,7 +32,6 @@ def test_a_concepts_file(client, info, base_name, server, two_folders, runs) -> 
             "instance_prompt": "a photo of zwx dog",
             "class_prompt": "a photo of a dog",
             "instance_data_dir": "toys/dog",
-            "class_data_dir": "toys/filled by other trainers",
         },
         {
             "instance_prompt": "a photo of ktn cat",
@@ -57,6 +56,19 @@ def test_a_concepts_file(client, info, base_name, server, two_folders, runs) -> 
     assert dog["class_images"] == []
     assert [Path(p).parent.name for p in cat["class_images"]] == ["cats"] * 5
     assert [Path(p).parent.name for p in dog["instance_images"]] == ["dog"] * 5
+
+    shutil.copy(next((two_folders / "dog").glob("*.png")), two_folders / "dog" / "new.png")
+    assert "6 photos: 'a photo of zwx dog'" in text_of(client.run(graph), concepts)
+
+
+def test_a_folder_that_a_wire_names_is_looked_at_again(client, info, two_folders) -> None:
+    graph = Graph(info)
+    path = graph.add("PrimitiveString", value="toys/cat")[0]
+    photos = graph.photos("toys/dog", path=path)
+    graph.add("PreviewImage", images=photos[1])
+    assert "5 images" in text_of(client.run(graph), photos)
+    shutil.copy(next((two_folders / "cat").glob("*.png")), two_folders / "cat" / "new.png")
+    assert "6 images" in text_of(client.run(graph), photos)
 
 
 def test_a_concepts_file_cannot_lead_outside(refuse, info, base_name, server) -> None:

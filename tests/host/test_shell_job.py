@@ -27,15 +27,15 @@ def test_written_trained_in_a_shell_and_handed_over(
     graph, train, picture = from_two_loaders(info, base_name, drawn, "shell")
     outcome = client.run(graph)
     said, file = text_of(outcome, train), runs / "jobs" / "written" / "job.json"
-    assert f'accelerate launch -m trainer "{file}"' in said and "not trained" in said
+    assert f'train.py" "{file}"' in said and "not trained" in said
     assert not outcome.images(picture.id), "what follows has nothing to work with"
     assert not (checkpoints / "written.safetensors").exists() and not (runs / "written").exists()
     job = Job.read(file)
     assert job.base == str(file.parent / "base.safetensors") and Path(job.base).is_file()
 
     ended = subprocess.run(
-        [sys.executable, "-m", "trainer", str(file), "--device", "cpu"],
-        cwd=ROOT,
+        [sys.executable, str(ROOT / "train.py"), str(file), "--device", "cpu"],
+        cwd=runs,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

@@ -152,7 +152,7 @@ export class TrainPanel {
     if (text === this.notes.textContent) return;
     this.notes.textContent = text;
     this.notes.hidden = !text;
-    this.notes.scrollTop = status.state === "training" ? this.notes.scrollHeight : 0;
+    this.notes.scrollTop = status?.state === "training" ? this.notes.scrollHeight : 0;
   }
 
   drawButtons(status) {
