@@ -5,10 +5,12 @@ import os
 import stat
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nets import random_checkpoint
+from pack.trainer import files
 from pack.trainer.checkpoint import (
     CheckpointError,
     file_size,
@@ -129,6 +131,44 @@ def test_damage_on_the_way_to_the_disk_is_caught(tmp_path: Path, monkeypatch, da
         write_checkpoint(path, some(), {})
     assert path.read_bytes() == b"old"
     assert leftovers(tmp_path) == ["x.safetensors"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(tmp_path: Path, monkeypatch) -> None:
+    """The file is in its place by then."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(handle)
+
+    monkeypatch.setattr(module.os, "fsync", fsync)
+    write_checkpoint(tmp_path / "x.safetensors", some(), {})
+    assert leftovers(tmp_path) == ["x.safetensors"]
+
+
+def test_what_another_program_reads_is_replaced_when_it_is_done(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """As on Windows, where a virus scanner opens what has just been written."""
+    real, refused = os.replace, []
+
+    def replace(*paths: object) -> None:
+        if len(refused) < times:
+            refused.append(paths)
+            raise PermissionError(13, "Permission denied")
+        real(*paths)
+
+    monkeypatch.setattr(files, "os", SimpleNamespace(replace=replace, name="nt"))
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    times, path = 3, tmp_path / "x.safetensors"
+    write_checkpoint(path, some(), {})
+    assert len(refused) == 3 and leftovers(tmp_path) == ["x.safetensors"]
+    times = 1000
+    path.write_bytes(b"old")
+    with pytest.raises(CheckpointError, match="another program has it open.*untouched"):
+        write_checkpoint(path, some(), {})
+    assert path.read_bytes() == b"old"
 
 
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch) -> None:

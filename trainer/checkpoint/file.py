@@ -5,17 +5,20 @@ the header's length, a JSON header, the tensors. We write it ourselves because `
 all tensors at once in their final dtype (a second copy of the model in memory) and, as of 0.8,
 writes several metadata keys in a random order."""
 
+import contextlib
 import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import move
 from .errors import CheckpointError
 from .values import is_finite, raw_bytes
 
@@ -33,6 +36,7 @@ _NAMES = {
 }
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _GIB = 2**30
+_READERS = 8
 
 Dtypes = Mapping[str, torch.dtype]
 
@@ -89,9 +93,14 @@ def write_checkpoint(
     try:
         sums = _write(temporary, header, tensors, entries)
         _verify(temporary, tensors, entries, metadata, sums)
-        os.replace(temporary, path)
+        move(temporary, path)
         _sync_folder(path.parent)
         return sums
+    except PermissionError as error:
+        raise CheckpointError(
+            f"Could not write {path} ({error.strerror or error}): another program has it open, or"
+            " its folder cannot be written to. A file that was there before is untouched."
+        ) from error
     except OSError as error:
         size = file_size(tensors, dtypes) / _GIB
         raise CheckpointError(
@@ -104,7 +113,16 @@ def write_checkpoint(
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The CRC-32 of each tensor's bytes."""
-    return {name: zlib.crc32(raw_bytes(tensor)) for name, tensor in tensors.items()}
+    return dict(zip(tensors, _sums(tensors, tensors.__getitem__), strict=True))
+
+
+def _sums(names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[int]:
+    """The CRC-32 of each tensor, several at a time: one thread is slower than a disk."""
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
+        try:
+            yield from readers.map(lambda name: zlib.crc32(raw_bytes(read(name))), names)
+        finally:  # whoever has seen enough does not wait for the rest
+            readers.shutdown(cancel_futures=True)
 
 
 def _plan(
@@ -147,14 +165,16 @@ def _check_arguments(
 def _write(
     path: Path, header: bytes, tensors: Mapping[str, Tensor], entries: list
 ) -> dict[str, int]:
-    """Writes and syncs the file; the CRC-32 of each tensor's bytes."""
+    """Writes and syncs the file; the CRC-32 of each tensor's bytes, taken while it is written."""
     sums = {}
-    with open(path, "xb") as file:  # open() honours the umask, mkstemp does not
+    # open() honours the umask, mkstemp does not
+    with open(path, "xb") as file, ThreadPoolExecutor(1) as beside:
         file.write(header)
         for name, dtype in entries:
             data = raw_bytes(_cast(name, tensors[name], dtype))
-            sums[name] = zlib.crc32(data)
+            taken = beside.submit(zlib.crc32, data)
             file.write(data)
+            sums[name] = taken.result()
         file.flush()
         os.fsync(file.fileno())
     return sums
@@ -188,13 +208,7 @@ def _verify(
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             whole = set(file.keys()) == set(sums) and (file.metadata() or {}) == dict(metadata)
-            wrong = None if whole else "the header"
-            for name, dtype in entries if whole else ():
-                tensor = file.get_tensor(name)
-                same = tensor.dtype == dtype and tensor.shape == tensors[name].shape
-                if not same or zlib.crc32(raw_bytes(tensor)) != sums[name]:
-                    wrong = name
-                    break
+            wrong = _difference(file, tensors, dict(entries), sums) if whole else "the header"
     except SafetensorError as error:
         wrong = str(error)
     if wrong:
@@ -204,12 +218,28 @@ def _verify(
         )
 
 
+def _difference(
+    file: safe_open, tensors: Mapping[str, Tensor], dtypes: Dtypes, sums: Mapping[str, int]
+) -> str | None:
+    """The first tensor of a file that is not what was written."""
+    for name, found in zip(dtypes, _sums(dtypes, file.get_tensor), strict=True):
+        tensor = file.get_slice(name)
+        shape, kind = tensor.get_shape(), tensor.get_dtype()
+        if (shape, kind, found) != ([*tensors[name].shape], _NAMES[dtypes[name]], sums[name]):
+            return name
+    return None
+
+
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename durable; Windows has no way to sync a folder, and does not need one."""
+    """Makes the rename durable; Windows has no way to sync a folder, and does not need one.
+
+    Some file systems of other computers have none either, and the file is in its place by now.
+    """
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
