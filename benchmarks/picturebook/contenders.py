@@ -11,7 +11,7 @@ import torch
 
 from ...demo.recipe import PICTURE_BOOK
 from ...trainer.checkpoint import read_checkpoint
-from ...trainer.config import UNET_AND_TEXT_ENCODER, Concept, DataConfig, Job, TrainConfig
+from ...trainer.config import UNET_AND_TEXT_ENCODER, Concept, Job, TrainConfig
 from ...trainer.events import Event, Saved, Step
 from ...trainer.loop import train
 from ...trainer.model import StableDiffusion
@@ -143,7 +143,6 @@ def field(steps: int) -> list[Contender]:
         textbook("textbook, our rate", (steps, 2 * steps), learning_rate=rate),
         ours("ours", (half, steps)),
         ours("ours, no prior", (steps,), prior_weight=0.0),
-        ours("ours, empty prompt kept", (half, steps), data=DataConfig(class_caption_dropout=0.1)),
         ours("ours, with text encoder", (steps,), trains=UNET_AND_TEXT_ENCODER,
              text_encoder_learning_rate=rate / 10),
     ]  # fmt: skip
