@@ -1,6 +1,5 @@
 """What a step will hold in memory: the estimate against a count of a real step's tensors."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
-from pack.benchmarks.memory import cards, footprint, rungs
 from pack.trainer import free_memory, loop, memory_plan, moments, split_adamw
 from pack.trainer.checkpoint import detect, read_checkpoint
-from pack.trainer.config import DataConfig, Job, LoraConfig
-from pack.trainer.config.lora import LORA
+from pack.trainer.config import DataConfig, Job
 from pack.trainer.errors import TrainingError
 from pack.trainer.events import Note, Planned, Step
 from pack.trainer.footprint import Held
@@ -267,38 +264,6 @@ def test_free_memory_of_a_card_is_what_this_process_may_still_take(monkeypatch) 
     assert free_memory.free_on_card(device) == 3 * GIB
 
 
-def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:
-    stored = json.loads(footprint.RESULTS.read_text("utf-8"))
-    page = footprint.PAGE.read_text("utf-8")
-    for suite in stored.values():
-        assert footprint.table(suite["rows"]) in page
-        assert all(0.9 <= row["ratio"] <= 1.1 for row in suite["rows"].values())
-
-
-def test_the_page_shows_what_fits_where() -> None:
-    (suite,) = json.loads(cards.RESULTS.read_text("utf-8")).values()
-    assert cards.table(suite["rows"]) in cards.PAGE.read_text("utf-8")
-    assert list(suite["rows"]) == list(cards.ROWS)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 2}, {"trains": "unet"}, {"weights": "exact"}, {"weights": "lean"},
-     {"lora": LoraConfig(kind=LORA)}],
-)  # fmt: skip
-def test_a_model_without_values_is_planned_like_a_run(
-    tmp_path: Path, monkeypatch, options: dict
-) -> None:
-    needs, estimate = [], memory_plan.estimate
-    monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
-    job = make_job(tmp_path, resolution=128, **options)
-    run(job)
-    config = replace(job.config, weights=options.get("weights", "fp32"))
-    ready = cards.without_values("toy", config, torch.device("cpu"), "fp32")
-    memory_plan.plan_memory(ready, [].append)
-    assert len(needs) == 2 and needs[0] == needs[1]
-
-
 def test_encoders_that_come_back_for_texts_are_counted(tmp_path: Path, monkeypatch) -> None:
     needs, estimate = [], memory_plan.estimate
     monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
@@ -310,21 +275,3 @@ def test_encoders_that_come_back_for_texts_are_counted(tmp_path: Path, monkeypat
     model = StableDiffusion(base, detect(base))
     text = sum(p.nbytes for p in model.parts["text_encoder"].parameters())
     assert needs[1].weights - needs[0].weights == text
-
-
-def test_cards_of_other_sizes_are_told_other_plans(monkeypatch) -> None:
-    config = replace(make_job(Path()).config, weights="exact", resolution=512, batch_size=2)
-    monkeypatch.setattr(cards, "CARDS", (0.8, 24))
-    nothing, whole = cards.plans("toy2", config).values()
-    assert nothing == {} and whole["change"] == ""
-    monkeypatch.setattr(cards, "CARDS", (cards.TAKEN + whole["need"] / GIB - 1e-3,))
-    (lower,) = cards.plans("toy2", config).values()
-    assert lower["need"] < whole["need"] and cards.cell(lower).split(", ")[1] != "whole"
-
-
-def test_the_page_shows_what_the_rungs_cost() -> None:
-    stored = json.loads(rungs.RESULTS.read_text("utf-8"))
-    for suite in stored.values():
-        assert rungs.table(suite["rows"]) in rungs.PAGE.read_text("utf-8")
-        held = [row["bytes"][-1] for row in suite["rows"].values()]
-        assert held == sorted(held, reverse=True)

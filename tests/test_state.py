@@ -21,7 +21,7 @@ def test_good_names(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", " ", "..", ".", "a/b", "a\\b", "../x", "a\nb", "a\0b", "x.", ".x", " x", "CON", "nul.txt"]
-    + ["a" * 121, "a:b", 'a"b', "a\x1bb", "a\u202eb"],
+    + ["a" * 121, "Cache", "jobs", "a:b", 'a"b', "a\x1bb", "a\u202eb"],
 )
 def test_bad_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):

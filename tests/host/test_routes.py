@@ -95,7 +95,7 @@ BAD = {
     "a path as a name": ("GET", "runs/..%2F..%2Fetc", 400),
     "a backslash": ("GET", "runs/..%5C..", 400),
     "no such run": ("GET", "runs/nobody", 404),
-    "the cache is no run": ("GET", "runs/cache", 404),
+    "the cache is no run": ("GET", "runs/cache", 400),
     "no such picture": ("GET", "runs/{run}/pictures/3/0", 404),
     "a step that is no number": ("GET", "runs/{run}/pictures/x/0", 400),
     "a negative side": ("GET", "runs/{run}/pictures/4/0?side=-1", 400),

@@ -1,0 +1,65 @@
+"""What the benches of memory write, and the table of what fits on which card."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pack.benchmarks.memory import cards, footprint, rungs
+from pack.trainer import memory_plan
+from pack.trainer.config import LoraConfig
+from pack.trainer.config.lora import LORA
+from toy import make_job, run
+
+GIB = 1 << 30
+
+
+def test_the_page_shows_what_was_measured_and_all_of_it_is_near() -> None:
+    stored = json.loads(footprint.RESULTS.read_text("utf-8"))
+    page = footprint.PAGE.read_text("utf-8")
+    for suite in stored.values():
+        assert footprint.table(suite["rows"]) in page
+        assert all(0.9 <= row["ratio"] <= 1.1 for row in suite["rows"].values())
+
+
+def test_the_page_shows_what_fits_where() -> None:
+    (suite,) = json.loads(cards.RESULTS.read_text("utf-8")).values()
+    assert cards.table(suite["rows"]) in cards.PAGE.read_text("utf-8")
+    assert list(suite["rows"]) == list(cards.ROWS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 2}, {"trains": "unet"}, {"weights": "exact"}, {"weights": "lean"},
+     {"lora": LoraConfig(kind=LORA)}],
+)  # fmt: skip
+def test_a_model_without_values_is_planned_like_a_run(
+    tmp_path: Path, monkeypatch, options: dict
+) -> None:
+    needs, estimate = [], memory_plan.estimate
+    monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
+    job = make_job(tmp_path, resolution=128, **options)
+    run(job)
+    config = replace(job.config, weights=options.get("weights", "fp32"))
+    ready = cards.without_values("toy", config, torch.device("cpu"), "fp32")
+    memory_plan.plan_memory(ready, [].append)
+    assert len(needs) == 2 and needs[0] == needs[1]
+
+
+def test_cards_of_other_sizes_are_told_other_plans(monkeypatch) -> None:
+    config = replace(make_job(Path()).config, weights="exact", resolution=512, batch_size=2)
+    monkeypatch.setattr(cards, "CARDS", (0.8, 24))
+    nothing, whole = cards.plans("toy2", config).values()
+    assert nothing == {} and whole["change"] == ""
+    monkeypatch.setattr(cards, "CARDS", (cards.TAKEN + whole["need"] / GIB - 1e-3,))
+    (lower,) = cards.plans("toy2", config).values()
+    assert lower["need"] < whole["need"] and cards.cell(lower).split(", ")[1] != "whole"
+
+
+def test_the_page_shows_what_the_rungs_cost() -> None:
+    stored = json.loads(rungs.RESULTS.read_text("utf-8"))
+    for suite in stored.values():
+        assert rungs.table(suite["rows"]) in rungs.PAGE.read_text("utf-8")
+        held = [row["bytes"][-1] for row in suite["rows"].values()]
+        assert held == sorted(held, reverse=True)
