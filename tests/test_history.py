@@ -196,6 +196,19 @@ def test_a_deletion_that_fails_can_be_repeated(
     assert history.names() == [] and not folder.exists()
 
 
+def test_what_a_link_leads_to_stays(history: History, tmp_path: Path) -> None:
+    """Somebody may keep the large states on another disk."""
+    folder, elsewhere = make_run(history, "dog"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    try:
+        (folder / "state").symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("this machine makes no links")
+    history.delete("dog", checkpoints=True)
+    assert not folder.exists() and (elsewhere / "kept").exists()
+
+
 def test_a_run_in_use_is_not_deleted(history: History) -> None:
     folder = make_run(history, "dog")
     with FileLock(folder / "lock"), pytest.raises(RunInUse, match="'dog'.*stop it"):

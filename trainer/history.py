@@ -162,7 +162,8 @@ class History:
             for path in folder.iterdir():
                 # last, and by this too: as long as it is there the rest can be deleted again
                 if path.name not in ("job.json", "lock"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    is_folder = path.is_dir() and not path.is_symlink()
+                    shutil.rmtree(path) if is_folder else path.unlink()
             (folder / "job.json").unlink()
         finally:
             lock.release()

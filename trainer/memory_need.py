@@ -86,14 +86,14 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     meanwhile = held.peak if config.cuda_graph and prepared.device.type == "cuda" else gradients
     return Need(
         weights=_weights(prepared, config),
-        state=state_on_device(prepared),
+        state=held_state(prepared),
         step=held.peak,
         update=meanwhile + beside,
         device=prepared.device.type,
     )
 
 
-def state_on_device(prepared: Prepared) -> int:
+def held_state(prepared: Prepared) -> int:
     """Bytes of moments and remainders."""
     config = prepared.job.config
     each = moment_bytes(config) + _REMAINDER * (config.weights == EXACT)

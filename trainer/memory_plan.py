@@ -9,7 +9,7 @@ from .errors import TrainingError
 from .events import Listener, Note, Planned, gib
 from .free_memory import free_memory, has_room_in_ram
 from .ladder import Ladder
-from .memory_need import Need, estimate, has_classes, state_on_device
+from .memory_need import Need, estimate, has_classes, held_state
 from .setup import Prepared
 
 _RAM = "what only updates need in the computer's memory, which takes more time"
@@ -89,7 +89,7 @@ def _rungs(prepared: Prepared, top: Ladder) -> Iterator[_Rung]:
         yield rungs[-1]
         change = ladder.lower()
     config = prepared.job.config
-    state = state_on_device(prepared) * prepared.ranks.count  # they share the computer's memory
+    state = held_state(prepared) * prepared.ranks.count  # they share the computer's memory
     if config.has_split_weights and has_room_in_ram(prepared.device, state):
         said = _RAM + _LESS * (config.optimizer == "adamw")
         yield from (rung.beside_ram(said) for rung in rungs)
