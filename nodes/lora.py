@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.config import LoraConfig, TrainConfig
+from ..trainer.config.lora import LORA
 from . import host
 from .types import CATEGORY, Settings, with_group
 from .widgets import widgets
@@ -27,7 +28,7 @@ class DreamBoothLora(io.ComfyNode):
             search_aliases=["dreambooth lora", "dora", "low rank"],
             inputs=[
                 Settings.Input("settings", optional=True, tooltip="Without: the defaults."),
-                *widgets(LoraConfig),
+                *widgets(LoraConfig, kind=LORA),  # who adds this node wants one
             ],
             outputs=[Settings.Output("settings_out", display_name="settings")],
         )

@@ -42,6 +42,14 @@ def widget(
     return io.Float.Input(name, **bounds, round=False, **common)
 
 
-def widgets(config: type) -> list[io.Input]:
-    """One widget per option, in field order."""
-    return [widget(config, f.name) for f in dataclasses.fields(config) if f.metadata]
+def widgets(config: type, **defaults: Any) -> list[io.Input]:
+    """One widget per option, in field order.
+
+    Args:
+        defaults: of options that begin as something else in a node than without it, by name.
+    """
+    return [
+        widget(config, f.name, **({"default": defaults[f.name]} if f.name in defaults else {}))
+        for f in dataclasses.fields(config)
+        if f.metadata
+    ]

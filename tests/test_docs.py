@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from pack.trainer import class_images, config
+from pack.trainer.config import lora
 from pack.trainer.provenance import VERSION
 
 PAGES = ROOT / "web" / "docs"
@@ -52,6 +53,11 @@ def options_of(tree: ast.Module, name: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields if field.metadata}
 
 
+def own_default(value: ast.expr) -> Any:
+    """Of an option that begins as something else in a node."""
+    return getattr(lora, value.id) if isinstance(value, ast.Name) else ast.literal_eval(value)
+
+
 def inputs_in(call: ast.Call, tree: ast.Module, names: dict[str, str]) -> list[Input]:
     """The inputs that one call of a schema makes."""
     if isinstance(call.func, ast.Attribute) and call.func.attr == "Input":
@@ -60,6 +66,8 @@ def inputs_in(call: ast.Call, tree: ast.Module, names: dict[str, str]) -> list[I
     if isinstance(call.func, ast.Name) and call.func.id in ("widget", "widgets"):
         options = options_of(tree, names.get(call.args[0].id, call.args[0].id))
         if call.func.id == "widgets":
+            # a default of the node's own is a name of a constant, or the value itself
+            options |= {k.arg: own_default(k.value) for k in call.keywords}
             return [Input(name, default) for name, default in options.items()]
         name = call.args[1].value
         return [Input(name, options[name], constant(call, "optional", False))]
