@@ -2,9 +2,10 @@
 
 A full-size Stable Diffusion 1.5's UNet goes forward and backward with activations kept, computed
 again in its finest resolution, in the two finest, and everywhere, and then twice, to keep no
-gradients either (trainer/in_backward.py); the five take turns. The memory
-of each is counted for bf16 weights at 512 pixels (trainer/footprint.py), the time is that of fp32
-on a processor, of bf16 on a card.
+gradients either (trainer/in_backward.py). Beside these rungs of the trainer's there is one that it
+does not have: results of matrix products, convolutions and attention are kept, all else is computed
+again. They take turns. The memory of each is counted for bf16 weights at 512 pixels
+(trainer/footprint.py), the time is that of fp32 on a processor, of bf16 on a card.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from ...trainer.checkpoint.convert import make_module
 from ...trainer.footprint import META, AsComputed, Held, backward, without_values
@@ -29,8 +36,8 @@ from ..stopwatch.material import SIZES
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "results" / "rungs.json", ROOT / "docs" / "BENCHMARKS.md"
 GIB = 1 << 30
-TWICE = "all, and no gradients kept"
-LEVELS = {"kept": 0, "finest": 1, "2 finest": 2, "all": 4, TWICE: 4}
+TWICE, NO_PRODUCTS = "all, and no gradients kept", "all but products"
+LEVELS = {"kept": 0, NO_PRODUCTS: 4, "finest": 1, "2 finest": 2, "all": 4, TWICE: 4}
 PAIRS = (1, 4)  # instance rows, each with a class row
 
 
@@ -54,11 +61,24 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def recompute(unet: UNet2DConditionModel, levels: int) -> None:
-    """As the trainer's ladder does it."""
+def recompute(unet: UNet2DConditionModel, name: str) -> None:
+    """As the trainer's ladder does it, but for the way that it has not."""
     bare = StableDiffusion.__new__(StableDiffusion)
     bare.unet, bare.text_encoders = unet, {}
-    bare.recompute_activations(False, levels)
+    bare.recompute_activations(False, LEVELS[name])
+    if name == NO_PRODUCTS:
+        contexts = partial(create_selective_checkpoint_contexts, policy)
+        again = partial(checkpoint, use_reentrant=False, context_fn=contexts)
+        unet.enable_gradient_checkpointing(lambda module, *given: again(module.__call__, *given))
+
+
+def policy(context: object, operation: object, *given: object, **options: object) -> Any:
+    """What is done with an operation's results."""
+    name = str(operation)
+    # the last one is attention's, where there are no values
+    products = ("convolution", "mm.", "scaled_dot_product", "new_empty")
+    is_product = any(product in name for product in products)
+    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def forward_backward(
@@ -85,7 +105,7 @@ def step(unet: UNet2DConditionModel, name: str, one_pass: Callable[[], None]) ->
 
 def bytes_held(unet: UNet2DConditionModel, name: str, rows: int) -> int:
     """Activations and gradients at the worst moment, in bytes; weights are bf16."""
-    recompute(unet, LEVELS[name])
+    recompute(unet, name)
     bf16 = torch.bfloat16
     with without_values([unet], bf16), AsComputed(None, on_card=True), Held() as held:
         step(unet, name, lambda: forward_backward(unet, rows, 512, META, bf16))
@@ -102,8 +122,8 @@ def seconds(
     side = options.side or (512 if is_card else 256)
     taken: dict[str, list[float]] = {name: [] for name in LEVELS}
     for turn in range(options.rounds + 1):
-        for name, levels in LEVELS.items():
-            recompute(unet, levels)
+        for name in LEVELS:
+            recompute(unet, name)
             began = time.perf_counter()
             for _ in range(10 if is_card else 1):
                 step(unet, name, lambda: forward_backward(unet, 1, side, device, dtype))
