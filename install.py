@@ -29,7 +29,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 OPTIONAL = {
-    "bitsandbytes": "for optimizer = adamw8bit; adamw needs nothing",
     "xformers": "for attention = xformers; sdpa needs nothing",
     "peft": "for a LoRA; training all weights needs nothing",
 }
@@ -213,15 +212,6 @@ def probe_import() -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - start, 1), "network": asked}
 
 
-def probe_bitsandbytes() -> dict[str, Any]:
-    """One step of the 8-bit optimizer."""
-    from trainer.config import TrainConfig
-    from trainer.optim import check_optimizer
-
-    check_optimizer(TrainConfig(optimizer="adamw8bit"), find_device()[0])
-    return {}
-
-
 def probe_xformers() -> dict[str, Any]:
     """One attention call and its gradient."""
     from trainer.precision import check_attention
@@ -252,7 +242,6 @@ PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "device": probe_device,
     "import": probe_import,
     "precision": probe_precision,
-    "bitsandbytes": probe_bitsandbytes,
     "xformers": probe_xformers,
     "peft": probe_peft,
 }

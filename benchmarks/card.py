@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = ("-m", "pytest", "-c", "tests/pytest.ini", "-p", "no:cacheprovider")
-OURS = ("textbook", "ours", "ours, cuda_graph", "ours, adamw8bit", "ours, weights = fp32",
+OURS = ("textbook", "ours", "ours, cuda_graph", "ours, adamw", "ours, weights = fp32",
         "ours, weights = lean")  # fmt: skip
 BASE = ".demo/card-base"
 Command = tuple[str, ...]

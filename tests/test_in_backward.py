@@ -17,7 +17,7 @@ from pack.trainer.footprint import Held
 from pack.trainer.gradients import Gradients
 from pack.trainer.in_backward import InBackward
 from pack.trainer.ladder import Ladder
-from pack.trainer.split_adamw import PART
+from pack.trainer.parted_adamw import PART
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from toy import make_concept, make_job, run, same, toy_base

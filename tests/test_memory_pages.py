@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.benchmarks.memory import cards, footprint, rungs
+from pack.benchmarks.memory import cards, footprint, moments, rungs
 from pack.trainer import memory_plan
+from pack.trainer.auto import resolve
 from pack.trainer.config import LoraConfig
 from pack.trainer.config.lora import LORA
 from toy import make_job, run
@@ -32,7 +33,7 @@ def test_the_page_shows_what_fits_where() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"batch_size": 2}, {"trains": "unet"}, {"weights": "exact"}, {"weights": "lean"},
-     {"lora": LoraConfig(kind=LORA)}],
+     {"optimizer": "adamw8bit"}, {"lora": LoraConfig(kind=LORA)}],
 )  # fmt: skip
 def test_a_model_without_values_is_planned_like_a_run(
     tmp_path: Path, monkeypatch, options: dict
@@ -41,14 +42,15 @@ def test_a_model_without_values_is_planned_like_a_run(
     monkeypatch.setattr(memory_plan, "estimate", lambda *a: needs.append(estimate(*a)) or needs[-1])
     job = make_job(tmp_path, resolution=128, **options)
     run(job)
-    config = replace(job.config, weights=options.get("weights", "fp32"))
+    config = resolve(job.config, torch.device("cpu"))
     ready = cards.without_values("toy", config, torch.device("cpu"), "fp32")
     memory_plan.plan_memory(ready, [].append)
     assert len(needs) == 2 and needs[0] == needs[1]
 
 
 def test_cards_of_other_sizes_are_told_other_plans(monkeypatch) -> None:
-    config = replace(make_job(Path()).config, weights="exact", resolution=512, batch_size=2)
+    options = {"weights": "exact", "optimizer": "adamw", "resolution": 512, "batch_size": 2}
+    config = replace(make_job(Path()).config, **options)
     monkeypatch.setattr(cards, "CARDS", (0.8, 24))
     nothing, whole = cards.plans("toy2", config).values()
     assert nothing == {} and whole["change"] == ""
@@ -63,3 +65,22 @@ def test_the_page_shows_what_the_rungs_cost() -> None:
         assert rungs.table(suite["rows"]) in rungs.PAGE.read_text("utf-8")
         held = [row["bytes"][-1] for row in suite["rows"].values()]
         assert held == sorted(held, reverse=True)
+
+
+def test_the_page_shows_what_8_bits_change() -> None:
+    for suite in json.loads(moments.RESULTS.read_text("utf-8")).values():
+        assert moments.table(suite["rows"]) in moments.PAGE.read_text("utf-8")
+        last = {name: row["60"] for name, row in suite["rows"].items()}
+        assert 0 < last["ours"] < last["ours, without the ratio"] < last["dynamic"] < 0.1
+
+
+@pytest.mark.parametrize(("signed", "least"), [(True, 5.5e-7), (False, 3.25e-7)])
+def test_the_usual_8_bits_are_dynamic_numbers(signed: bool, least: float) -> None:
+    """Those of bitsandbytes' ``create_dynamic_map``, compared once: all the same."""
+    table = moments.dynamic_map(signed)
+    assert len(table) == len(table.unique()) == 256 and table.max() == 1 and (table == 0).any()
+    assert float(table[table > 0].min()) == pytest.approx(least)
+    assert torch.equal(moments.nearest(table, table), table)
+    middle = (table[200] + table[201]) / 2
+    near = moments.nearest(torch.tensor([1.0, middle * 1.0001, middle * 0.9999]), table)
+    assert near.tolist() == pytest.approx([1, float(table[201]), float(table[200])])

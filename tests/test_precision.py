@@ -6,13 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from pack.trainer import precision
-from pack.trainer.config import ConfigError, LoraConfig, TrainConfig
+from pack.trainer.config import ConfigError
 from pack.trainer.precision import (
     accelerator,
     check_attention,
     resolve_precision,
-    resolve_weights,
     slow_because,
 )
 from toy import CPU, make_job, run
@@ -35,25 +33,6 @@ def test_bf16_without_instructions_for_it_is_said(monkeypatch) -> None:
         monkeypatch.setattr(cpu, "_is_avx512_bf16_supported", lambda it=wide: it, raising=False)
         assert ("choose precision = fp32" in slow_because("bf16", CPU)) is slow
     assert slow_because("fp32", CPU) == slow_because("bf16", card) == ""
-
-
-def test_weights_are_exact_where_a_card_computes_in_bf16(monkeypatch) -> None:
-    card = torch.device("cuda")
-
-    def on(device: torch.device, **options: object) -> str:
-        return resolve_weights(TrainConfig(**options), device).weights
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    monkeypatch.setattr(precision, "_has_triton", lambda: True)
-    assert [on(card, precision=p) for p in ("auto", "bf16")] == ["exact", "exact"]
-    assert [on(card, precision=p) for p in ("fp32", "fp16")] == ["fp32", "fp32"]
-    assert on(card, lora=LoraConfig(kind="lora")) == on(CPU) == "fp32"
-    assert [on(card, weights=w) for w in ("fp32", "lean")] == ["fp32", "lean"]
-    monkeypatch.setattr(precision, "_has_triton", lambda: False)
-    assert on(card) == "fp32" and on(card, weights="exact") == "exact"
-    monkeypatch.setattr(precision, "_has_triton", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert on(card) == "fp32" and resolve_precision("auto", card) == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,10 @@ VARIANTS = {
     },
     "memory": {"channels_last": True, "gradient_checkpointing": True, "ema_decay": 0.9},
     "exact": {"weights": "exact", "text_encoder_until": 0.5, "save_precision": "fp32"},
+    "adamw8bit": {"optimizer": "adamw8bit"},
+    "exact with 8 bits": {"optimizer": "adamw8bit", "weights": "exact"},
     "lean": {"weights": "lean", "channels_last": True, "ema_decay": 0.9, "preview_every": 2},
 }
-try:
-    import bitsandbytes  # noqa: F401
-
-    VARIANTS["adamw8bit"] = {"optimizer": "adamw8bit"}
-    VARIANTS["exact with 8 bits"] = {"optimizer": "adamw8bit", "weights": "exact"}
-except ImportError:
-    pass
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -60,11 +60,11 @@ class Masters(SplitAdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        for parameter, master in zip(self._parameters(), self.masters, strict=True):
+        for parameter, master in zip(self.parameters(), self.masters, strict=True):
             if parameter.grad is not None:
                 master.grad = parameter.grad.float() * self._scale
         self.plain.step()
-        for parameter, master in zip(self._parameters(), self.masters, strict=True):
+        for parameter, master in zip(self.parameters(), self.masters, strict=True):
             upper, self.state[parameter]["remainder"] = split(master.detach())
             parameter.copy_(upper)
 
@@ -96,8 +96,8 @@ def test_what_auto_comes_to_is_part_of_the_run(
     tmp_path: Path, concept: Concept, exact: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a card; there it also goes on from a shell, or on another machine."""
-    on_card = partial(replace, weights="exact")
-    monkeypatch.setattr(checks, "resolve_weights", lambda config, device: on_card(config))
+    on_card = partial(replace, weights="exact", optimizer="adamw")
+    monkeypatch.setattr(checks, "resolve", lambda config, device: on_card(config))
     made = run(make_job(tmp_path, (concept,), **OPTIONS | {"weights": "auto"}))
     written = Job.from_json((made.result.folder / "job.json").read_text("utf-8"))
     assert written.config.weights == "exact" and same(exact.tensors, made.tensors)

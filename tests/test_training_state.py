@@ -70,7 +70,7 @@ def test_what_is_restored_holds_on_to_no_file(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_in_bytes_and_plain_numbers(tmp_path: Path) -> None:
-    """As bitsandbytes keeps it: a byte a value, a number per block, the steps as an int."""
+    """As others keep it: a byte a value, a number per block, the steps as an int."""
     parts = net()
     optimizer = torch.optim.SGD([p for part in parts.values() for p in part.parameters()])
     for parameter in optimizer.param_groups[0]["params"]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import provenance
+from .auto import resolve
 from .base import advise, read_as, record_base
 from .buckets import square_cuts
 from .captions import Texts
@@ -17,9 +18,8 @@ from .events import Listener, Note, Phase
 from .fingerprint import Fingerprint, take_fingerprint
 from .images import ImageError, ImageFile, check_photo
 from .names import check_name
-from .optim import check_optimizer
 from .packages import check_peft, do_without_broken_peft
-from .precision import check_attention, resolve_precision, resolve_weights, slow_because
+from .precision import check_attention, resolve_precision, slow_because
 from .tokenizer import overflow
 from .views import Frames
 
@@ -70,12 +70,11 @@ def check(
         ConfigError, ImageError, UnsupportedModel, CheckpointError: one sentence for the user.
     """
     check_name(job.name)
-    job = replace(job, config=resolve_weights(job.config, device))
+    job = replace(job, config=resolve(job.config, device))
     precision = resolve_precision(job.config.precision, device, job.config.weights)
     if said := slow_because(precision, device):
         listener(Note(said))
     check_attention(job.config.attention, device)
-    check_optimizer(job.config, device)
     _check_lora(job, listener)
     layout = read_as(detect(base), job)
     check_finite(base)

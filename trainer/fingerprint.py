@@ -11,6 +11,7 @@ from .images import ImageFile
 
 # Raised whenever the same inputs come to train to other weights.
 TRAINING = 1
+MOMENTS = 2  # likewise, of 8-bit ones alone
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def take_fingerprint(job: Job, files: dict[Photo, ImageFile], precision: str) ->
     if not job.config.lora.is_on:  # then only that counts
         settings = {name: value for name, value in settings.items() if name[:5] != "lora."}
         settings["lora.kind"] = job.config.lora.kind
+    if job.config.optimizer == "adamw8bit":
+        settings["moments"] = MOMENTS
     taught = job.config.lora.prior_without_images
     return Fingerprint(
         {

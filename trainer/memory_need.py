@@ -17,8 +17,8 @@ from .config.train import EXACT, LEAN
 from .footprint import META, AsComputed, Held, backward, without_values
 from .in_backward import InBackward
 from .ladder import Ladder
+from .parted_adamw import PART, WHOLE
 from .setup import Prepared
-from .split_adamw import PART, WHOLE
 from .texts import KEPT
 from .training_state import learning, moment_bytes
 
@@ -27,7 +27,8 @@ from .training_state import learning, moment_bytes
 _BESIDE = {"cpu": 32 * 2**20, "cuda": 300 * 2**20}
 _HOLES = {"cpu": 1.01, "cuda": 1.04}
 _REMAINDER = 2  # bytes of an exact weight beside its bf16
-_IN_UPDATE = 20  # bytes for each value of the part of a split weight that torch updates
+# bytes for each value of the part of a weight that torch updates
+_IN_UPDATE = {"adamw": 20, "adamw8bit": 32}
 _DRAWN = 4  # and for each value of a lean one
 
 
@@ -69,7 +70,7 @@ def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     """What a step on this rung takes, at the largest shape of the run."""
     config = prepared.job.config
     trained = [p for _, p in learning(prepared.trained.modules)]
-    beside = _beside(trained, prepared) if config.has_split_weights else 0
+    beside = _beside(trained, prepared)
     with _on_meta(prepared) as computed, Held() as held:
         rows = ladder.rows * (1 if ladder.apart else 2)
         one_pass = partial(_one_pass, prepared, rows, computed)
@@ -101,11 +102,13 @@ def held_state(prepared: Prepared) -> int:
 
 
 def _beside(trained: Sequence[Parameter], prepared: Prepared) -> int:
-    """Bytes that an update of split weights holds beside them."""
+    """Bytes that an update holds beside gradients and state."""
+    config = prepared.job.config
+    if not (config.has_split_weights or config.optimizer == "adamw8bit"):
+        return 0  # torch's own, fused
     largest = max(p.numel() for p in trained)
     part = min(largest, PART.get(prepared.device.type, WHOLE))
-    is_lean = prepared.job.config.weights == LEAN
-    return _IN_UPDATE * part + _DRAWN * largest * is_lean
+    return _IN_UPDATE[config.optimizer] * part + _DRAWN * largest * (config.weights == LEAN)
 
 
 def _passes(prepared: Prepared, ladder: Ladder) -> int:

@@ -1,17 +1,16 @@
 """Where AdamW's moments are kept between two updates: as they are, or in 8 bits."""
 
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from .eight_bits import BLOCK, SIGNED, UNSIGNED, from_eight_bits, to_eight_bits
 from .to_device import bring, pinned, put_back
 
-BLOCK = 256  # values that share a scale
-WHOLE_BELOW = 4096  # values; of a smaller weight the moments stay fp32, as bitsandbytes keeps them
+WHOLE_BELOW = 4096  # values; of a smaller weight the moments stay fp32, as under bitsandbytes
 NAMES = ("exp_avg", "exp_avg_sq")
+LEVELS = (SIGNED, UNSIGNED)  # of the two in 8 bits
 
 
 class Moments(Protocol):
@@ -21,24 +20,24 @@ class Moments(Protocol):
     at a multiple of ``BLOCK``.
 
     Attributes:
-        maps: the 256 values of signed and of unsigned 8-bit numbers; none where they are fp32.
+        eight: they are in 8 bits; else in fp32.
         in_ram: they are kept in pinned memory, not beside their weight.
     """
 
-    maps: Sequence[Tensor]
+    eight: bool
     in_ram: bool
 
     def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """In fp32, ``[values]``, zeros before the first update."""
 
     def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
-        """What the update has made of them."""
+        """What the update has made of what was read, which is of no more use afterwards."""
 
 
 class WholeMoments:
     """In fp32."""
 
-    maps: Sequence[Tensor] = ()
+    eight = False
 
     def __init__(self, in_ram: bool = False) -> None:
         self.in_ram = in_ram
@@ -53,52 +52,44 @@ class WholeMoments:
 
 
 class EightBitMoments:
-    """Block-wise in bitsandbytes' dynamic 8-bit numbers (Dettmers et al. 2022), and their scales.
+    """In 8 bits, block by block, and the blocks' scales.
+
+    Of the second moment its root is kept, and of the first its ratio to that root. This is what an
+    update is made of: one number's rounding moves its weight by a part of the block's largest
+    update, not by the block's largest gradient over its own small one. An update is 2.2 times
+    nearer to fp32's than from the two moments in dynamic 8-bit numbers (docs/BENCHMARKS.md).
 
     A block is 256 values that follow each other in the weight's own memory, whatever its layout.
-    Small weights keep theirs in fp32, as under bitsandbytes' own optimizers.
+    Small weights keep theirs in fp32.
     """
 
-    def __init__(self, functional: ModuleType, in_ram: bool = False) -> None:
-        """
-        Args:
-            functional: ``bitsandbytes.functional``.
-        """
-        self._functional = functional
+    eight = True
+
+    def __init__(self, in_ram: bool = False) -> None:
         self.in_ram = in_ram
         self._whole = WholeMoments(in_ram)
-        self.maps = [functional.create_dynamic_map(signed=signed) for signed in (True, False)]
-        self._codes: dict[torch.device, list[Tensor]] = {}
 
     def read(self, state: dict[str, Any], weight: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         if weight.numel() < WHOLE_BELOW:
             return self._whole.read(state, weight, part)
-        mean, square = (
-            self._functional.dequantize_blockwise(
-                bring(values[part], weight.device),
-                absmax=bring(scales[_blocks(part)], weight.device),
-                code=code,
-                blocksize=BLOCK,
+        ratio, root = (
+            from_eight_bits(
+                bring(codes[part], weight.device), bring(scales[_blocks(part)], weight.device), n
             )
-            for name, code in zip(NAMES, self._codes_on(weight.device), strict=True)
-            for values, scales in [eight_bits(state, weight, name, self.in_ram)]
+            for name, n in zip(NAMES, LEVELS, strict=True)
+            for codes, scales in [eight_bits(state, weight, name, self.in_ram)]
         )
-        return mean, square
+        return ratio.mul_(root), root.square_()
 
     def write(self, state: dict[str, Any], part: slice, mean: Tensor, square: Tensor) -> None:
         if f"{NAMES[0]}_scale" not in state:
             return self._whole.write(state, part, mean, square)
-        codes = self._codes_on(mean.device)
-        for name, code, moment in zip(NAMES, codes, (mean, square), strict=True):
-            values, how = self._functional.quantize_blockwise(moment, code=code, blocksize=BLOCK)
-            put_back(values, state[name][part])
-            put_back(how.absmax, state[f"{name}_scale"][_blocks(part)])
-
-    def _codes_on(self, device: torch.device) -> list[Tensor]:
-        """Copied once: a copy to a card for each weight would make each update wait for it."""
-        if device not in self._codes:
-            self._codes[device] = [code.to(device) for code in self.maps]
-        return self._codes[device]
+        kept = to_eight_bits(square.sqrt_(), UNSIGNED)
+        root = from_eight_bits(*kept, UNSIGNED)
+        ratio = mean.div_(root.masked_fill_(root == 0, torch.inf))  # nothing, where the root is
+        for name, (codes, scales) in zip(NAMES, (to_eight_bits(ratio, SIGNED), kept), strict=True):
+            put_back(codes, state[name][part])
+            put_back(scales, state[f"{name}_scale"][_blocks(part)])
 
 
 def whole(state: dict[str, Any], weight: Tensor, name: str, in_ram: bool) -> Tensor:
@@ -112,11 +103,11 @@ def whole(state: dict[str, Any], weight: Tensor, name: str, in_ram: bool) -> Ten
 def eight_bits(
     state: dict[str, Any], weight: Tensor, name: str, in_ram: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A moment's 8-bit values, ``[numel]``, and a scale for each block; zeros at first."""
+    """A moment's 8-bit codes, ``[numel]``, and a scale for each block; zeros at first."""
     if name not in state:
         blocks = -(-weight.numel() // BLOCK)
         zeros = (
-            weight.new_zeros(weight.numel(), dtype=torch.uint8),
+            weight.new_zeros(weight.numel(), dtype=torch.int8 if name == NAMES[0] else torch.uint8),
             weight.new_zeros(blocks, dtype=torch.float32),
         )
         state[name], state[f"{name}_scale"] = map(pinned, zeros) if in_ram else zeros

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from .moments import BLOCK, NAMES, WHOLE_BELOW, eight_bits, whole
+from .eight_bits import BLOCK
+from .moments import NAMES, WHOLE_BELOW, eight_bits, whole
 from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
 from .to_device import bring
@@ -62,7 +63,7 @@ class Form(NamedTuple):
 def make_one_pass(optimizer: SplitAdamW) -> OnePass:
     """With the options of an optimizer."""
     options = optimizer.defaults
-    return OnePass(options["betas"], options["eps"], optimizer.maps, optimizer.in_ram)
+    return OnePass(options["betas"], options["eps"], optimizer.eight, optimizer.in_ram)
 
 
 class OnePass:
@@ -72,18 +73,17 @@ class OnePass:
         self,
         betas: tuple[float, float],
         eps: float,
-        maps: Sequence[Tensor],
+        eight: bool = False,
         in_ram: bool = False,
     ) -> None:
         """
         Args:
-            maps: the 256 values of signed and of unsigned 8-bit numbers; none: moments are fp32.
+            eight: moments are in 8 bits.
             in_ram: states are in pinned memory, which a card reads and writes over its bus.
         """
         self._in_ram = in_ram
         self._betas, self._eps = betas, eps
-        self._maps = [table.float().cpu() for table in maps]
-        self._on: dict[torch.device, list[Tensor]] = {}
+        self._eight = eight
         # of updates inside the backward pass there are dozens in a step, the same in each
         self._places = lru_cache(maxsize=256)(_places)
 
@@ -136,10 +136,9 @@ class OnePass:
     def _launch(self, form: Form, table: Tensor, numbers: Tensor, clip: Tensor) -> None:
         device = numbers.device
         places = self._places(tuple(table[:, COUNT.value].tolist()), device)
-        signed, unsigned = self._tables(device) if form.eight else (numbers, numbers)
         beta1, beta2 = self._betas
         adamw[(len(places),)](
-            bring(table, device), places, numbers, clip, signed, unsigned,
+            bring(table, device), places, numbers, clip,
             1 - beta1, beta2, 1 - beta2, self._eps,
             HALF=form.half, EIGHT=form.eight, LEAN=form.lean, ALIGNED=form.aligned,
             ROWS=ROWS, BLOCK=BLOCK,
@@ -149,14 +148,9 @@ class OnePass:
         self, weight: Tensor, state: dict[str, Any], name: str
     ) -> tuple[Tensor, Tensor | None]:
         """Its values, and their scales where they are in 8 bits; zeros at first."""
-        if self._maps and weight.numel() >= WHOLE_BELOW:
+        if self._eight and weight.numel() >= WHOLE_BELOW:
             return eight_bits(state, weight, name, self._in_ram)
         return whole(state, weight, name, self._in_ram), None
-
-    def _tables(self, device: torch.device) -> list[Tensor]:
-        if device not in self._on:
-            self._on[device] = [table.to(device) for table in self._maps]
-        return self._on[device]
 
 
 def _places(counts: tuple[int, ...], device: torch.device) -> Tensor:

@@ -3,6 +3,10 @@
 import triton
 import triton.language as tl
 
+from .eight_bits import SIGNED as _SIGNED
+from .eight_bits import UNSIGNED as _UNSIGNED
+
+SIGNED, UNSIGNED = tl.constexpr(_SIGNED), tl.constexpr(_UNSIGNED)
 ROWS = 4  # blocks of 8-bit numbers in one program
 # where a step's numbers lie, which a group's weights share
 NUMBERS = tl.constexpr(4)
@@ -21,44 +25,31 @@ def _address(entry, column, kind: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _nearest(value, table):
-    """Index of the nearest of 256 rising numbers."""
-    low = tl.zeros_like(value).to(tl.int32)
-    for bit in tl.static_range(8):
-        middle = low + (128 >> bit)
-        low = tl.where(value >= tl.load(table + middle), middle, low)
-    high = tl.minimum(low + 1, 255)
-    is_nearer = tl.load(table + high) - value < value - tl.load(table + low)
-    return tl.where(is_nearer, high, low)
+def _unpacked(codes, scale, at, row, count, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
+    """As ``eight_bits.from_eight_bits``."""
+    share = tl.load(codes + at, mask=at < count, other=0).to(tl.float32) / LEVELS
+    largest = tl.load(scale + row, mask=row * BLOCK < count, other=0.0)
+    return share * tl.abs(share) * largest[:, None]
 
 
 @triton.jit
-def _read(moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
-    """A moment in fp32."""
-    if EIGHT:
-        code = tl.load(moment + at, mask=at < count, other=0).to(tl.int32)
-        largest = tl.load(scale + row, mask=row * BLOCK < count, other=0.0)
-        # nothing outside of the weight: it would count among the largest of its block
-        value = tl.load(table + code, mask=at < count, other=0.0) * largest[:, None]
-    else:
-        value = tl.load(moment + at, mask=at < count, other=0.0)
-    return value
-
-
-@triton.jit
-def _write(value, moment, scale, table, at, row, count, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
-    if EIGHT:
-        largest = tl.max(tl.abs(value), axis=1)
-        share = value / tl.where(largest > 0, largest, 1.0)[:, None]
-        tl.store(moment + at, _nearest(share, table).to(tl.uint8), mask=at < count)
-        tl.store(scale + row, largest, mask=row * BLOCK < count)
-    else:
-        tl.store(moment + at, value, mask=at < count)
+def _packed(value, codes, scale, at, row, count, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
+    """As ``eight_bits.to_eight_bits``; returns what is kept, in fp32."""
+    # nothing outside of the weight: it would count among the largest of its block
+    value = tl.where(at < count, value, 0.0)
+    largest = tl.max(tl.abs(value), axis=1)
+    share = tl.abs(value) / tl.where(largest > 0, largest, 1.0)[:, None]
+    code = (tl.sqrt(share) * LEVELS + 0.5).to(tl.int32)
+    code = tl.where(value < 0, -code, code)
+    tl.store(codes + at, code.to(codes.dtype.element_ty), mask=at < count)
+    tl.store(scale + row, largest, mask=row * BLOCK < count)
+    share = code.to(tl.float32) / LEVELS
+    return share * tl.abs(share) * largest[:, None]
 
 
 @triton.jit
 def adamw(
-    table, places, numbers, clip, signed, unsigned, share1, beta2, share2, eps,
+    table, places, numbers, clip, share1, beta2, share2, eps,
     HALF: tl.constexpr, EIGHT: tl.constexpr, LEAN: tl.constexpr, ALIGNED: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +65,7 @@ def adamw(
     weight = _address(entry, WEIGHT, tl.int16, ALIGNED)
     remainder = _address(entry, REST, tl.int16, ALIGNED)
     gradient = _address(entry, GRADIENT, tl.int16 if HALF else tl.float32, ALIGNED)
-    mean = _address(entry, MEAN, tl.uint8 if EIGHT else tl.float32, ALIGNED)
+    mean = _address(entry, MEAN, tl.int8 if EIGHT else tl.float32, ALIGNED)
     mean_scale = _address(entry, MEAN_SCALE, tl.float32, ALIGNED)
     square = _address(entry, SQUARE, tl.uint8 if EIGHT else tl.float32, ALIGNED)
     square_scale = _address(entry, SQUARE_SCALE, tl.float32, ALIGNED)
@@ -95,14 +86,25 @@ def adamw(
         g = (g.to(tl.int32) << 16).to(tl.float32, bitcast=True)
     g = g * tl.load(clip)
 
-    m = _read(mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
-    v = _read(square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
+    if EIGHT:
+        v = _unpacked(square, square_scale, at, row, count, UNSIGNED, BLOCK)
+        m = _unpacked(mean, mean_scale, at, row, count, SIGNED, BLOCK) * v
+        v = v * v
+    else:
+        m = tl.load(mean + at, mask=inside, other=0.0)
+        v = tl.load(square + at, mask=inside, other=0.0)
     m = m + (g - m) * share1
     v = v * beta2 + g * g * share2
-    _write(m, mean, mean_scale, signed, at, row, count, BLOCK, EIGHT)
-    _write(v, square, square_scale, unsigned, at, row, count, BLOCK, EIGHT)
+    root = tl.sqrt(v)
+    if EIGHT:
+        kept = _packed(root, square, square_scale, at, row, count, UNSIGNED, BLOCK)
+        ratio = tl.where(kept > 0, m / tl.where(kept > 0, kept, 1.0), 0.0)
+        _packed(ratio, mean, mean_scale, at, row, count, SIGNED, BLOCK)
+    else:
+        tl.store(mean + at, m, mask=inside)
+        tl.store(square + at, v, mask=inside)
     w = w * tl.load(numbers + DECAY)
-    w -= tl.load(numbers + RATE) * (m / (tl.sqrt(v) / tl.load(numbers + ROOT) + eps))
+    w -= tl.load(numbers + RATE) * (m / (root / tl.load(numbers + ROOT) + eps))
 
     bits = w.to(tl.int32, bitcast=True)
     if LEAN:

@@ -1,19 +1,17 @@
 """Parameter groups, optimizers, and the learning rate as a function of the step."""
 
-import importlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 
-from .config import ConfigError, TrainConfig
+from .config import TrainConfig
 from .config.train import LEAN
 from .kernel import use_one_pass
 from .moments import EightBitMoments, WholeMoments
+from .parted_adamw import PartedAdamW
 from .split_adamw import SplitAdamW
 
 
@@ -32,39 +30,6 @@ def lr_factor(schedule: str, step: int, steps: int, warmup: int) -> float:
     if schedule == "cosine":
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
     return 1.0
-
-
-def _bitsandbytes(module: str) -> ModuleType:
-    advice = "install bitsandbytes for this machine or choose optimizer = adamw"
-    try:
-        return importlib.import_module(f"bitsandbytes.{module}")
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        raise ConfigError(f"optimizer = adamw8bit: {error}; {advice}") from error
-
-
-def check_optimizer(config: TrainConfig, device: torch.device) -> None:
-    """One real step on a small tensor where the optimizer is not torch's own.
-
-    Raises:
-        ConfigError: bitsandbytes is missing or does not work on this device.
-    """
-    if config.optimizer == "adamw":
-        return
-    # larger than 4096 values: below that bitsandbytes keeps fp32 state and the probe proves nothing
-    weight = Parameter(torch.ones(128, 64, device=device))
-    try:
-        optimizer = make_optimizer([weight], [], replace(config, learning_rate=0.1))
-        weight.grad = torch.ones_like(weight)
-        optimizer.step()
-        worked = bool((weight.detach() != 1).all())
-    except ConfigError:
-        raise
-    except (RuntimeError, NotImplementedError, ValueError, AttributeError, OSError) as error:
-        raise ConfigError(
-            f"optimizer = adamw8bit does not work on {device} ({error}): choose adamw"
-        ) from error
-    if not worked:
-        raise ConfigError(f"optimizer = adamw8bit changes nothing on {device}: choose adamw")
 
 
 def make_optimizer(
@@ -92,26 +57,20 @@ def make_optimizer(
         "eps": config.adam_epsilon,
         "weight_decay": config.weight_decay,
     }
-    make: Callable[..., torch.optim.Optimizer]
     if config.has_split_weights:
         return _split_optimizer(groups, options | {"device": device}, config, in_ram)
     if config.optimizer == "adamw8bit":
-        make = _bitsandbytes("optim").AdamW8bit
-    else:
-        # torch's default (foreach) needs one more buffer of the size of all parameters
-        device = groups[0]["params"][0].device.type
-        make = torch.optim.AdamW
-        options |= {"fused": True} if device in ("cpu", "cuda") else {"foreach": False}
-    return make(groups, **options)
+        return PartedAdamW(groups, moments=EightBitMoments(), **options)
+    # torch's default (foreach) needs one more buffer of the size of all parameters
+    is_fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    options |= {"fused": True} if is_fused else {"foreach": False}
+    return torch.optim.AdamW(groups, **options)
 
 
 def _split_optimizer(
     groups: list[dict[str, Any]], options: dict[str, Any], config: TrainConfig, in_ram: bool
 ) -> SplitAdamW:
-    if config.optimizer == "adamw":
-        moments = WholeMoments(in_ram)
-    else:
-        moments = EightBitMoments(_bitsandbytes("functional"), in_ram)
+    moments = WholeMoments(in_ram) if config.optimizer == "adamw" else EightBitMoments(in_ram)
     lean = config.weights == LEAN
 
     def make(groups: list[dict[str, Any]]) -> SplitAdamW:

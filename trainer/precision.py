@@ -8,15 +8,14 @@ import importlib.util
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
-from .config import ConfigError, TrainConfig
-from .config.train import AUTO, EXACT, FP32
+from .config import ConfigError
+from .config.train import AUTO, FP32
 
 _HELD_AS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OTHER_ENGINES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")  # which cut up the model itself
@@ -29,50 +28,33 @@ _INTEL = ("x86_64", "AMD64")  # and AMD
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def resolve_weights(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """``weights = auto`` → exact where a card computes in bf16 and all weights learn, else fp32.
-
-    The passes compute in bf16 there either way: exact weights hold as much as fp32 ones, while
-    gradients and activations take half the memory. Without Triton their update takes many more
-    kernels than fp32's.
-    """
-    if config.weights != AUTO:
-        return config
-    in_bf16 = config.precision in (AUTO, "bf16") and not config.lora.is_on
-    is_exact = in_bf16 and device.type == "cuda" and _has_bf16(device) and _has_triton()
-    return replace(config, weights=EXACT if is_exact else FP32)
-
-
 def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> str:
     """``auto`` → what suits the device and the weights; anything else is checked.
 
     Raises:
         ConfigError: the device cannot compute in it.
     """
-    has_bf16 = _has_bf16(device)
+    in_bf16 = has_bf16(device)
     if weights != FP32:
         name = "bf16"
     if name == AUTO:
         if device.type != "cuda":
             return "fp32"
-        return "bf16" if has_bf16 else "fp16"
+        return "bf16" if in_bf16 else "fp16"
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(
             f"precision = fp16 needs a CUDA or ROCm card, this run is on {device.type}:"
             " choose auto, bf16 or fp32"
         )
-    if name == "bf16" and not has_bf16:
+    if name == "bf16" and not in_bf16:
         raise ConfigError(
             "this card has no bf16 arithmetic: choose precision = auto or fp16, and weights = fp32"
         )
     return name
 
 
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
+    """Whether it computes in bf16 by itself; a processor always does, however slowly."""
     if device.type != "cuda":
         return True
     if torch.version.hip:  # torch says yes for all of them

@@ -3,6 +3,7 @@
 footprint  how well a run's memory is estimated before it begins
 rungs      what computing a part of the UNet's activations again costs
 cards      which runs fit on cards of which size
+moments    what moments in 8 bits change of what is learned
 
 With --write the result goes to docs/results and its table into docs/BENCHMARKS.md.
 """
@@ -17,7 +18,7 @@ from types import ModuleType
 from demo.checkout import load_pack
 
 PROGRAM = "python -m benchmarks.memory"
-COMMANDS = ("footprint", "rungs", "cards")
+COMMANDS = ("footprint", "rungs", "cards", "moments")
 
 
 def arguments(argv: list[str], commands: dict[str, ModuleType]) -> argparse.Namespace:

@@ -59,9 +59,10 @@ class TrainConfig:
         step=64,
     )
     optimizer: str = option(
-        "adamw",
-        "adamw8bit needs bitsandbytes and keeps its state in a quarter of the memory.",
-        choices=("adamw", "adamw8bit"),
+        AUTO,
+        "adamw8bit keeps AdamW's state in a quarter of the memory. auto: adamw8bit on a card where"
+        " weights are exact or lean, else adamw.",
+        choices=(AUTO, "adamw", "adamw8bit"),
     )
     adam_beta1: float = option(0.9, "Adam's decay of the mean.", min=0.0, max=0.9999, step=0.001)
     adam_beta2: float = option(
@@ -112,8 +113,8 @@ class TrainConfig:
     save_prompts: bool = option(True, "Write the prompts into the checkpoint's metadata.")
     keep_state: bool = option(
         True,
-        "Keep what a stopped, broken or finished run goes on from: weights and optimizer, 12 GB for"
-        " Stable Diffusion 1.5 with its text encoder.",
+        "Keep what a stopped, broken or finished run goes on from: weights and optimizer, 6 to 12"
+        " GB for Stable Diffusion 1.5 with its text encoder.",
     )
     state_minutes: float = option(
         10.0,
@@ -145,7 +146,8 @@ class TrainConfig:
         "How weights that learn lie in memory. exact: bf16, which computes, and the 16 bits to full"
         " fp32 beside it; nothing is lost, gradients and arithmetic take half the memory. lean:"
         " bf16 alone, rounded at random: smallest, and at rates below 1e-5 as much noise as"
-        " learning. auto: exact where a card computes in bf16 and Triton is installed, else fp32.",
+        " learning. auto: exact where a card computes in bf16 and has Triton or less than 22 GB,"
+        " else fp32.",
         choices=(AUTO, FP32, EXACT, LEAN),
     )
     cuda_graph: bool = option(
