@@ -7,6 +7,7 @@ into docs/ and the trained base are left in DIR.
 
 tests   the one-pass kernel against torch's update, and recorded passes against the passes
 speed   our rows of the peers' table, Stable Diffusion 1.5, 1 + 1 and 4 + 4
+step    where a step's time goes: kinds of operations, layouts, ways to compute attention
 memory  the estimate beside what is then held, and what the rungs cost
 base    the demo's base goes on learning
 """
@@ -32,6 +33,10 @@ PARTS: dict[str, tuple[float, tuple[Command, ...]]] = {
     "tests": (4, ((*PYTEST, "tests/test_one_pass.py", "tests/test_capture_runs.py"),)),
     "speed": (9, (("benchmarks/peers.py", "--device", "cuda", "--size", "sd15", "--batch", "1", "4",
                    "--rounds", "2", "--write", "--rows", *OURS),)),
+    "step": (3, tuple(
+        ("-m", "benchmarks.step", command, "--device", "cuda", "--write")
+        for command in ("kinds", "layouts", "attention")
+    )),
     "memory": (9, (
         ("-m", "benchmarks.memory", "footprint", "--device", "cuda", "--write"),
         ("-m", "benchmarks.memory", "rungs", "--device", "cuda", "--write"),

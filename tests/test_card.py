@@ -7,11 +7,14 @@ import torch
 from pack.benchmarks import card, peers
 from pack.benchmarks.memory import __main__ as memory
 from pack.benchmarks.memory import footprint, rungs
+from pack.benchmarks.step import __main__ as step
+from pack.benchmarks.step import attention, kinds, layouts
 from pack.benchmarks.stopwatch.rows import choose
 
 from demo.base.__main__ import arguments as base_arguments
 
 ROOT = Path(__file__).parents[1]
+STEPS = {"kinds": kinds, "layouts": layouts, "attention": attention}
 
 
 def test_every_command_is_one_that_its_program_takes() -> None:
@@ -22,6 +25,8 @@ def test_every_command_is_one_that_its_program_takes() -> None:
             assert choose("cuda", options.rows) and options.size == "sd15"
         elif command[1] == "benchmarks.memory":
             assert memory.arguments(list(command[2:]), modules).device == "cuda"
+        elif command[1] == "benchmarks.step":
+            assert step.arguments(list(command[2:]), STEPS).size == "sd15"
         elif command[1] == "demo.base":
             assert base_arguments(list(command[2:])).out == Path(card.BASE)
         else:

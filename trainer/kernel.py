@@ -46,7 +46,8 @@ def fault(like: Like, device: torch.device) -> str:
     try:
         from .one_pass import TritonError
     except ImportError as error:
-        return f"Triton is not installed ({error})"
+        package = " (on Windows it is the package triton-windows)" if os.name == "nt" else ""
+        return f"Triton is not installed{package or f' ({error})'}"
     # what Triton raises where it finds no compiler, no driver or no folder for its results
     failures = (RuntimeError, OSError, ValueError, AssertionError, ImportError, TritonError,
                 subprocess.SubprocessError)  # fmt: skip

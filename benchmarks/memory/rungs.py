@@ -138,7 +138,8 @@ def seconds(
 def table(rows: dict[str, dict[str, Any]]) -> str:
     head = [f"{pairs} + {pairs} at 512 px, GiB" for pairs in PAIRS]
     lines = ["| computed again | " + " | ".join([*head, "time"]) + " |", "| --- " * 4 + "|"]
-    for name, row in rows.items():
+    for name in LEVELS:
+        row = rows[name]
         sizes = [f"{size / GIB:.2f}" for size in row["bytes"]]
         low, high = min(row["times"]), max(row["times"])
         pace = f"{statistics.median(row['times']):.2f} ({low:.2f} … {high:.2f})"
