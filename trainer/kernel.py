@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .split_adamw import SplitAdamW
+from .trial import is_interpreted, why_not
 
 # of each form that a model's weights have: moments in 8 bits, and too small for that; values that
 # can be read several at once, and numbers of values that are no multiple of 16
@@ -27,7 +26,7 @@ def use_one_pass(optimizer: SplitAdamW, like: Like) -> None:
     device = optimizer.param_groups[0]["params"][0].device
     if device.type != "cuda":
         return
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if is_interpreted():
         optimizer.slow_because = "TRITON_INTERPRET is set"
         return
     optimizer.slow_because = fault(like, device)
@@ -38,29 +37,9 @@ def use_one_pass(optimizer: SplitAdamW, like: Like) -> None:
 
 
 def fault(like: Like, device: torch.device) -> str:
-    """Why the kernel can not be used on a device, in words; empty where it can.
-
-    Raises:
-        torch.OutOfMemoryError: not even small weights fit, which says nothing of the kernel.
-    """
-    try:
-        from .one_pass import TritonError
-    except ImportError as error:
-        package = " (on Windows it is the package triton-windows)" if os.name == "nt" else ""
-        return f"Triton is not installed{package or f' ({error})'}"
-    # what Triton raises where it finds no compiler, no driver or no folder for its results
-    failures = (RuntimeError, OSError, ValueError, AssertionError, ImportError, TritonError,
-                subprocess.SubprocessError)  # fmt: skip
-    try:
-        distance = compare(like, device)
-    except torch.OutOfMemoryError:
-        raise
-    except failures as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return f"the update in one pass does not work on {device}: {reason[-1]}"
-    if distance <= NEAR:  # not so if it is no number
-        return ""
-    return f"the update in one pass is {distance:.2g} of a step from torch's on {device}"
+    """Why the kernel can not be used on a device, see :func:`trial.why_not`."""
+    what = "the update in one pass"
+    return why_not(what, device, lambda: compare(like, device), NEAR, " of a step")
 
 
 def compare(like: Like, device: torch.device) -> float:

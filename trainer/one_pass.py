@@ -15,15 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from triton.errors import TritonError
 
 from .eight_bits import BLOCK
 from .moments import NAMES, WHOLE_BELOW, eight_bits, whole
 from .one_pass_kernel import COUNT, ROWS, adamw
 from .split_adamw import REMAINDER, SplitAdamW
 from .to_device import bring
-
-__all__ = ["OnePass", "TritonError", "Update", "make_one_pass"]
 
 
 class Update(NamedTuple):
