@@ -5,7 +5,7 @@ accelerate, safetensors and pytest: nothing is installed. Parts run one after th
 so many minutes at most; what one of them breaks does not stop the next. Logs, what was written
 into docs/ and the trained base are left in DIR.
 
-tests   the one-pass kernel against torch's update, and recorded passes against the passes
+tests   our kernels against torch's, ways to compute attention, recorded passes against the passes
 speed   our rows of the peers' table, Stable Diffusion 1.5, 1 + 1 and 4 + 4
 step    where a step's time goes: kinds of operations, layouts, ways to compute attention
 memory  the estimate beside what is then held, and what the rungs cost
@@ -25,17 +25,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = ("-m", "pytest", "-c", "tests/pytest.ini", "-p", "no:cacheprovider")
-OURS = ("textbook", "ours", "ours, cuda_graph", "ours, adamw", "ours, weights = fp32",
-        "ours, weights = lean")  # fmt: skip
+OURS = (
+    "textbook",
+    "ours",
+    "ours, cuda_graph",
+    "ours, fused_layers",
+    "ours, all that is experimental",
+    "ours, weights = fp32",
+    "ours, weights = lean",
+)
 BASE = ".demo/card-base"
 Command = tuple[str, ...]
 PARTS: dict[str, tuple[float, tuple[Command, ...]]] = {
-    "tests": (4, ((*PYTEST, "tests/test_one_pass.py", "tests/test_capture_runs.py"),)),
+    "tests": (4, ((*PYTEST, "tests/test_one_pass.py", "tests/test_fused.py",
+                   "tests/test_attention.py", "tests/test_capture_runs.py"),)),
     "speed": (9, (("benchmarks/peers.py", "--device", "cuda", "--size", "sd15", "--batch", "1", "4",
                    "--rounds", "2", "--write", "--rows", *OURS),)),
     "step": (3, tuple(
         ("-m", "benchmarks.step", command, "--device", "cuda", "--write")
-        for command in ("kinds", "layouts", "attention")
+        for command in ("layouts", "kinds", "attention")
     )),
     "memory": (9, (
         ("-m", "benchmarks.memory", "footprint", "--device", "cuda", "--write"),

@@ -184,6 +184,7 @@ ELSEWHERE = {
     "gradient_checkpointing",
     "channels_last",
     "cuda_graph",
+    "fused_layers",
 }
 LORA = {**BASE, "text_encoder_learning_rate": 1e-2, "learning_rate": 1e-2}
 LORA_FLIPS: dict[str, tuple[dict, Check]] = {
@@ -292,7 +293,10 @@ def test_flip_cuda_graph(tmp_path: Path, plain: Run) -> None:
 
 
 def test_flip_attention(tmp_path: Path) -> None:
-    """With the package and a device it supports: another result. Without: refused by name."""
+    """With the package and a device it supports: another result. Without: refused by name.
+
+    "fastest" is in test_attention.py.
+    """
     try:
         made = run(make_job(tmp_path, **BASE, attention="xformers"))
     except ConfigError as error:

@@ -217,6 +217,8 @@ class _Run:
     def _keep_state(self) -> None:
         tensors, numbers = self.learner.capture()
         numbers |= self.recovery.numbers()
+        if self.p.attention:
+            numbers |= self.p.attention.numbers()
         self.saver.state(self.done, self.seconds, tensors, numbers)
 
     def _step(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .attention import Choices
 from .cache import LatentCache
 from .checkpoint import part_keys, weights_digest
 from .checks import Plan
@@ -17,6 +18,7 @@ from .dataset import PairedRows
 from .events import Listener, Note, Phase
 from .ladder import must_fit
 from .model import StableDiffusion
+from .modules import choose_attention, fuse_layers, set_up_modules
 from .precision import hold_frozen
 from .ranks import ALONE, Ranks
 from .rehearsal import Load, rehearse
@@ -46,6 +48,7 @@ class Prepared:
         text_steps: after how many steps the text encoder has learned; None: it never stops.
         states_kept: how many states the disk has room for.
         ranks: all processes of the run. Only the first writes into the folder.
+        attention: which ways of computing it were chosen; None: torch chooses.
         state_in_ram: what only updates need is kept in pinned memory, see
             :class:`split_adamw.SplitAdamW`.
     """
@@ -68,6 +71,7 @@ class Prepared:
     text_steps: int | None
     states_kept: int
     ranks: Ranks
+    attention: Choices | None = None
     state_in_ram: bool = False
 
     @property
@@ -105,11 +109,13 @@ def prepare(
     model = StableDiffusion(base, layout, job.clip_skip)
     trained, adapters = what_trains(model, base, job, plan.precision)
     set_up_modules(model, trained, job)
+    attention = choose_attention(model, plan, start.state, listener)
     if start.state and not fits(start.state, trained.modules):
         start.give_up("was kept by other versions of the libraries", listener)
+    rows = plan.rows()
+    fuse_layers(model, rows.sizes, plan, listener)
     schedule = start.schedule(job.config)
     writer = trained.writer(job.config.save_precision, plan.metadata | _said(schedule))
-    rows = plan.rows()
     states_kept = 0
     if ranks.is_first:
         states_kept = plan_room(
@@ -168,6 +174,7 @@ def prepare(
         text_steps=_text_steps(job.config, schedule),
         states_kept=states_kept,
         ranks=ranks,
+        attention=attention,
     )
 
 
@@ -211,19 +218,6 @@ def _frozen_texts(
         " trained: close what else uses the memory"
     ):
         return FrozenTexts(model, [*_preview_prompts(job), "", *rows.texts()], device)
-
-
-def set_up_modules(model: StableDiffusion, trained: Trainable, job: Job) -> None:
-    config = job.config
-    if config.attention == "xformers":
-        model.unet.enable_xformers_memory_efficient_attention()
-    if config.channels_last:
-        model.unet.to(memory_format=torch.channels_last)
-    if config.gradient_checkpointing:
-        model.recompute_activations(config.trains_text_encoder)
-    for module in trained.modules.values():
-        # train() switches recomputation on in transformers; neither part has any dropout
-        module.train()
 
 
 def _preview_prompts(job: Job) -> list[str]:

@@ -28,8 +28,9 @@ from ...trainer.footprint import META
 from ...trainer.ladder import Ladder
 from ...trainer.memory_need import Need
 from ...trainer.model import StableDiffusion
+from ...trainer.modules import set_up_modules
 from ...trainer.ranks import ALONE
-from ...trainer.setup import Prepared, set_up_modules, what_trains
+from ...trainer.setup import Prepared, what_trains
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "results" / "cards.json", ROOT / "docs" / "BENCHMARKS.md"

@@ -87,7 +87,10 @@ class TrainConfig:
         False, "Compute activations again instead of keeping them: less memory, 1.3 times slower."
     )
     attention: str = option(
-        "sdpa", "torch's own attention, or xformers where installed.", choices=("sdpa", "xformers")
+        "sdpa",
+        "sdpa: torch's own. fastest: torch's own by the way of computing it that is fastest on this"
+        " card for each shape, tried in the first step. xformers: where installed.",
+        choices=("sdpa", "fastest", "xformers"),
     )
     channels_last: bool = option(False, "Memory layout that suits tensor cores.")
     seed: int = option(
@@ -155,6 +158,12 @@ class TrainConfig:
         "Experimental. Record a step's passes once and replay them, so that a small batch does not"
         " leave the card waiting for Python. Needs a CUDA or ROCm card; where it cannot be done the"
         " run says why.",
+    )
+    fused_layers: bool = option(
+        False,
+        "Experimental. Group norms with their SiLU, and the gates of feed-forward layers, as one"
+        " kernel each that keeps less for the backward pass. Needs a CUDA or ROCm card and Triton;"
+        " where it cannot be done the run says why.",
     )
     data: DataConfig = group(DataConfig)
     lora: LoraConfig = group(LoraConfig)
@@ -225,4 +234,4 @@ WITHOUT_EFFECT_ON_WEIGHTS = frozenset(
 
 # Options that are younger than fingerprints, with the value at which nothing has changed: there
 # they are left out, so that a run which was begun before them still goes on.
-YOUNGER_OPTIONS = {"data.class_caption_dropout": 0.0}
+YOUNGER_OPTIONS = {"data.class_caption_dropout": 0.0, "fused_layers": False}
