@@ -99,6 +99,10 @@ def test_real_refusals_are_known() -> None:
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     engines = "GET was unable to find an engine to execute this computation"
     assert is_out_of_memory(RuntimeError(engines))  # of a convolution
+    for said in ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                 "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+                 "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"):  # fmt: skip
+        assert is_out_of_memory(RuntimeError(said))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -1,5 +1,6 @@
 """Precision, probes, and accelerate without its process-wide state."""
 
+import os
 import platform
 from types import SimpleNamespace
 
@@ -46,6 +47,39 @@ def test_old_amd_cards_compute_in_fp16(monkeypatch, name: str, resolved: str) ->
     properties = SimpleNamespace(gcnArchName=name)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     assert resolve_precision("auto", torch.device("cuda")) == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "resolved"),
+    [("NVIDIA GeForce GTX 1660 Ti", "fp32"), ("NVIDIA T1000 8GB", "fp32"),
+     ("NVIDIA GeForce RTX 2060", "fp16"), ("Tesla T4", "fp16")],
+)  # fmt: skip
+def test_cards_with_broken_fp16_compute_in_fp32(monkeypatch, name: str, resolved: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    properties = SimpleNamespace(name=name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert resolve_precision("auto", torch.device("cuda")) == resolved
+
+
+def test_cards_that_accelerate_refuses_beside_others_may_train_alone(monkeypatch) -> None:
+    """It asks that of one process, too, but about what processes tell each other."""
+    monkeypatch.delenv("NCCL_P2P_DISABLE", raising=False)
+    monkeypatch.setenv("NCCL_IB_DISABLE", "0")  # a user's own
+    seen = []
+
+    class Made:
+        distributed_type, num_processes = SimpleNamespace(value="NO"), 1
+
+        def __init__(self, **_: object) -> None:
+            seen.append([os.environ.get(f"NCCL_{name}_DISABLE") for name in ("P2P", "IB")])
+
+    monkeypatch.setattr("pack.trainer.precision.Accelerator", Made)
+    with accelerator("fp32", CPU):
+        assert "NCCL_P2P_DISABLE" not in os.environ
+    assert seen == [["1", "0"]] and os.environ["NCCL_IB_DISABLE"] == "0"
+    Made.num_processes = 2
+    with accelerator("fp32", CPU, processes=2):
+        assert seen[1] == [None, "0"]
 
 
 def test_a_host_that_adds_up_in_halves_does_so_again_afterwards(tmp_path) -> None:

@@ -52,6 +52,26 @@ def test_what_a_killed_rehearsal_left_goes_with_the_next(tmp_path) -> None:
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"toy", ".rehearsal.lock"}
 
 
+def test_a_rehearsal_that_windows_does_not_let_go_of_goes_with_a_later_one(
+    tmp_path, monkeypatch
+) -> None:
+    """A current ComfyUI keeps a file open as long as it remembers one of its layers."""
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".safetensors" and path.name.startswith(".rehearsal"):
+            raise PermissionError(13, "used by another process", str(path))
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        for _ in range(2):
+            run(make_job(tmp_path, steps=1))
+    assert len(list((tmp_path / "runs").glob(".rehearsal-*"))) == 2
+    run(make_job(tmp_path, steps=1))
+    assert not list((tmp_path / "runs").glob(".rehearsal-*"))
+
+
 def test_a_base_that_the_precision_cannot_hold_starts_no_run(tmp_path) -> None:
     base = toy_base()
     base["model.diffusion_model.out.2.bias"] = base["model.diffusion_model.out.2.bias"].float()

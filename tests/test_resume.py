@@ -86,6 +86,33 @@ def test_more_steps_go_on(tmp_path: Path, concept: Concept, schedule: str) -> No
     assert start.result.reused and ("ran to 2, then to 4 steps" in said) == falls
 
 
+def test_a_checkpoint_that_is_in_use_stays_and_the_new_one_stands_beside_it(
+    tmp_path: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a model of the file may be loaded and keeps it open."""
+    real = os.replace
+
+    def refused(source: Path, target: Path) -> None:
+        if Path(target).name == "toy.safetensors" and Path(target).exists():
+            raise PermissionError(13, "used by another process", str(target))
+        real(source, target)
+
+    options = {"trains": "unet"}
+    whole = run(make_job(tmp_path / "whole", (concept,), steps=4, **options))
+    before = queue(make_job(tmp_path, (concept,), steps=2, **options))
+    job = make_job(tmp_path, (concept,), steps=4, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        longer = queue(job)
+    assert longer.result.checkpoint.name == "toy-step000004.safetensors"
+    assert "toy.safetensors is in use and stays" in notes(longer)
+    assert longer.sha == whole.sha and before.result.checkpoint.is_file()
+    start, _ = begin(job)
+    assert start.result.reused and start.result.checkpoint == longer.result.checkpoint
+    more = queue(make_job(tmp_path, (concept,), steps=5, **options))
+    assert more.result.checkpoint.name == "toy.safetensors"
+
+
 def test_an_error_keeps_the_state(tmp_path: Path, concept: Concept) -> None:
     job = make_job(tmp_path, (concept,), trains="unet", steps=4)
 

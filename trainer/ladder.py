@@ -19,6 +19,10 @@ _MESSAGES = (
     "can't allocate memory",  # torch's allocator on a processor
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
+    "_allocation_failed",  # cuDNN 9, of the card's memory or the computer's
+    # a full card refuses a library's handle, which each thread makes for itself
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
     "unable to find an engine",  # cuDNN tried them all, and has swallowed what each of them said
 )
 

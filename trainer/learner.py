@@ -16,6 +16,7 @@ from .in_backward import InBackward
 from .ladder import must_fit
 from .model import StableDiffusion
 from .optim import lr_factor, make_optimizer, set_learning_rate
+from .precision import has_bf16
 from .sentinel import Verdict
 from .setup import Prepared
 from .split import Joined
@@ -57,7 +58,7 @@ class Learner:
         self.in_backward = InBackward(self.parameters)
         self._scale: Tensor | None = None  # of gradients that are not there yet
         smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
-        if not (is_split or self._config.lora.is_on):
+        if not (is_split or self._config.lora.is_on) and has_bf16(prepared.device):
             smaller.append("weights = exact")
         with self._must_fit(
             "the model or its optimizer" if is_split else "the optimizer", *smaller

@@ -10,6 +10,7 @@ from .events import Listener, Note, Planned, gib
 from .free_memory import free_memory, has_room_in_ram
 from .ladder import Ladder
 from .memory_need import Need, estimate, has_classes, held_state
+from .precision import has_bf16
 from .setup import Prepared
 
 _RAM = "what only updates need in the computer's memory, which takes more time"
@@ -129,7 +130,8 @@ def _refusal(prepared: Prepared, planned: Planned | None) -> str:
     config = prepared.job.config
     ways = ["choose optimizer = adamw8bit"] * (config.optimizer == "adamw")
     if not config.lora.is_on:
-        ways += ["weights = exact"] * (not config.has_split_weights) + ["train a LoRA"]
+        can_split = not config.has_split_weights and has_bf16(prepared.device)
+        ways += ["weights = exact"] * can_split + ["train a LoRA"]
     ways += ["train the unet alone"] * config.trains_text_encoder
     ways += ["choose ema_decay = 0"] * bool(config.ema_decay)
     ways += ["a smaller resolution", "close what else uses the memory"]

@@ -5,6 +5,7 @@ would inherit the first one's precision; :func:`accelerator` gives each run its 
 """
 
 import importlib.util
+import os
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,9 @@ _AMD_WITHOUT_BF16 = frozenset(
     {"gfx803", "gfx900", "gfx906", "gfx1010", "gfx1011", "gfx1012", "gfx1030", "gfx1031", "gfx1032",
      "gfx1034", "gfx1035", "gfx1036"}
 )  # fmt: skip
+# NVIDIA's cards whose fp16 gives values that are no numbers, as ComfyUI lists them
+_BROKEN_FP16 = ("1660", "1650", "1630", "T500", "T550", "T600", "MX550", "MX450", "CMP 30HX",
+                "T2000", "T1000", "T1200")  # fmt: skip
 _INTEL = ("x86_64", "AMD64")  # and AMD
 _TO_ACCELERATE = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -40,7 +44,9 @@ def resolve_precision(name: str, device: torch.device, weights: str = FP32) -> s
     if name == AUTO:
         if device.type != "cuda":
             return "fp32"
-        return "bf16" if in_bf16 else "fp16"
+        if in_bf16:
+            return "bf16"
+        return "fp32" if _has_broken_fp16(device) else "fp16"
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(
             f"precision = fp16 needs a CUDA or ROCm card, this run is on {device.type}:"
@@ -61,6 +67,13 @@ def has_bf16(device: torch.device) -> bool:
         name = torch.cuda.get_device_properties(device).gcnArchName
         return name.split(":")[0] not in _AMD_WITHOUT_BF16
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _has_broken_fp16(device: torch.device) -> bool:
+    if torch.version.hip:
+        return False
+    name = torch.cuda.get_device_properties(device).name
+    return any(model in name for model in _BROKEN_FP16)
 
 
 def slow_because(precision: str, device: torch.device) -> str:
@@ -103,11 +116,12 @@ def accelerator(precision: str, device: torch.device, processes: int = 1) -> Ite
     card = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with card:
-            made = Accelerator(
-                mixed_precision=_TO_ACCELERATE[precision],
-                cpu=device.type == "cpu",
-                device_placement=False,
-            )
+            with _alone_on_its_card(processes):
+                made = Accelerator(
+                    mixed_precision=_TO_ACCELERATE[precision],
+                    cpu=device.type == "cpu",
+                    device_placement=False,
+                )
             kind = made.distributed_type.value
             if made.num_processes != processes or kind in _OTHER_ENGINES:
                 raise ConfigError(
@@ -119,6 +133,22 @@ def accelerator(precision: str, device: torch.device, processes: int = 1) -> Ite
         for state, before in zip(shared, saved, strict=True):
             state.clear()
             state.update(before)
+
+
+@contextmanager
+def _alone_on_its_card(processes: int) -> Iterator[None]:
+    """accelerate refuses some cards under old drivers, beside which there is another one.
+
+    That is about what processes tell each other: one alone has nobody to tell.
+    """
+    names = ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE") if processes == 1 else ()
+    added = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager

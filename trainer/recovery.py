@@ -12,6 +12,7 @@ from .errors import TrainingError
 from .events import Listener, Note
 from .ladder import must_fit
 from .learner import Learner
+from .precision import has_bf16
 from .sentinel import Sentinel, Verdict
 from .setup import Prepared
 from .training_state import SavedState
@@ -19,7 +20,6 @@ from .training_state import SavedState
 _BAD_WEIGHTS = "weights became numbers that are not finite,"
 _RATE = "rate"  # in a state's numbers: what bad steps left of the learning rate
 _TRIES = 3  # of one update that does not fit
-_MEND = "lower the learning rate, or choose precision = bf16 or fp32"
 
 
 class Recovery:
@@ -42,6 +42,8 @@ class Recovery:
         rate = prepared.state.numbers.get(_RATE, 1.0) if prepared.state else 1.0
         self._sentinel = Sentinel(prepared.precision, rate)
         self._device = prepared.device
+        others = "bf16 or fp32" if has_bf16(prepared.device) else "fp32"
+        self._mend = f"lower the learning rate, or choose precision = {others}"
         self._broken = (0, 0)  # a step whose update did not fit, and how often
 
     @property
@@ -130,15 +132,17 @@ class Recovery:
         state = self._newest_state()
         if state is None:
             raise TrainingError(
-                f"{said}: {_MEND}. The weights before these steps are kept, if there were any good"
-                " steps; look at the pictures before you use them."
+                f"{said}: {self._mend}. The weights before these steps are kept, if there were any"
+                " good steps; look at the pictures before you use them."
             )
         learner.drop_gradients()
-        with must_fit(f"{said}, and the state before it does not fit into the memory: {_MEND}"):
+        with must_fit(
+            f"{said}, and the state before it does not fit into the memory: {self._mend}"
+        ):
             self._return_to(state)
         if verdict is Verdict.STOP:
             raise TrainingError(
-                f"{said}, also at a lower rate: {_MEND}. Step {learner.done} is kept."
+                f"{said}, also at a lower rate: {self._mend}. Step {learner.done} is kept."
             )
         self._sentinel.rolled_back()
         self._listener(Note(f"{said}: back to step {learner.done}, at {self.rate:g} of the rate"))

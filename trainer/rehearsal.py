@@ -48,7 +48,9 @@ def rehearse(
             if load:
                 _try(load, path)
         finally:
-            path.unlink(missing_ok=True)
+            # Windows keeps a file that the host still has open: the next rehearsal throws it away
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
     listener(Phase("Rehearsing the save", 1, 1))
     return sums
 
@@ -61,7 +63,8 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.acquire()
     try:
         for path in folder.glob(".*rehearsal-*") if lock.is_locked else ():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

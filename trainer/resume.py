@@ -180,14 +180,15 @@ def _finished(run: RunFolder, plan: Plan) -> Result | None:
     kept, steps = run.result, plan.job.config.steps
     if kept.get("stopped") is not False or kept.get("steps") != steps:
         return None
-    if not run.checkpoint.is_file() or sha256(run.checkpoint) != kept.get("sha256"):
+    path = run.finished
+    if not path.is_file() or sha256(path) != kept.get("sha256"):
         return None
-    _, header = read_checkpoint(run.checkpoint)
+    _, header = read_checkpoint(path)
     precision = json.loads(header["dreambooth.config"])["save_precision"]
     if precision != plan.job.config.save_precision or _essence(header) != _essence(plan.metadata):
         return None
     seconds = float(kept.get("seconds", 0.0))
-    return Result(run.name, run.folder, run.checkpoint, steps, False, seconds, reused=True)
+    return Result(run.name, run.folder, path, steps, False, seconds, reused=True)
 
 
 def _essence(metadata: dict[str, str]) -> dict[str, str]:
@@ -221,7 +222,8 @@ def _state_of(run: RunFolder, plan: Plan, listener: Listener) -> SavedState | No
 
 def _is_ours(run: RunFolder) -> bool:
     """Whether going on would replace nothing but the run's own file."""
-    written = run.result.get("sha256")
+    kept = run.result
+    written = kept.get("beside") or kept.get("sha256")
     return not (written and run.checkpoint.exists()) or sha256(run.checkpoint) == written
 
 

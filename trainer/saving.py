@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint import V_PREDICTION_SPREAD, CheckpointError, prediction_spread
+from .checkpoint import V_PREDICTION_SPREAD, CheckpointError, FileInUse, prediction_spread
 from .config import ConfigError
 from .events import Listener, Note, Phase, Saved
 from .files import sha256
@@ -45,11 +45,24 @@ class Saver:
             self._listener(Note(f"the checkpoint after step {step} was not written: {error}"))
 
     def final(self, step: int) -> Path:
-        """The checkpoint; a file of fewer steps that this run wrote before is replaced."""
-        sums = self._write(self._folder.checkpoint, step)
+        """The checkpoint; a file of fewer steps that this run wrote before is replaced.
+
+        Where Windows does not let go of that one, because a model of it is still loaded, the new
+        one stands beside it.
+        """
+        path = self._folder.checkpoint
+        try:
+            sums = self._write(path, step)
+        except FileInUse:
+            if not path.exists():
+                raise
+            path = self._folder.extra(step)
+            sums = self._write(path, step)
+            text = f"{self._folder.checkpoint.name} is in use and stays: the new one is {path.name}"
+            self._listener(Note(text))
         self._compare(sums)
         self._look_at_prediction()
-        return self._folder.checkpoint
+        return path
 
     def _write(self, path: Path, step: int) -> dict[str, int]:
         self._listener(Phase("Saving", 0, 1))
@@ -121,10 +134,14 @@ class Saver:
         """Write down how the run ended; a finished one needs no more than one state."""
         if not stopped:
             self._folder.states.prune(1 if self._config.keep_state else 0, step)
+        older = self._folder.checkpoint
+        is_beside = path is not None and path != older and older.exists()
         self._folder.save_result(
             {
                 "checkpoint": str(path) if path else None,
                 "sha256": sha256(path) if path else None,
+                # of the file that was in use, so that it is known as this run's
+                "beside": sha256(older) if is_beside else None,
                 "fingerprint": self._p.fingerprint,
                 "steps": step,
                 "asked": self._config.steps,

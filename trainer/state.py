@@ -1,5 +1,6 @@
 """A run on disk: its name, its folder, the room it needs, its checkpoints and its log."""
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -129,8 +130,14 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The finished file."""
+        """The place of the finished file."""
         return self._checkpoints / f"{self.name}.safetensors"
+
+    @property
+    def finished(self) -> Path:
+        """The file that the run ended with: beside an older one where that was in use."""
+        name = Path(str(self.result.get("checkpoint"))).name
+        return next((path for path in self._extras() if path.name == name), self.checkpoint)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -175,11 +182,16 @@ class RunFolder:
 
     def save_extra(self, step: int, write: Callable[[Path, int], None], keep: int) -> Path:
         """A checkpoint on the way; beyond ``keep`` the oldest goes, after the new one stands."""
-        path = self._checkpoints / f"{self.name}-step{step:06d}.safetensors"
+        path = self.extra(step)
         write(path, step)
         for old in self._extras()[:-keep]:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows keeps what someone still reads
+                old.unlink(missing_ok=True)
         return path
+
+    def extra(self, step: int) -> Path:
+        """The place of a checkpoint on the way."""
+        return self._checkpoints / f"{self.name}-step{step:06d}.safetensors"
 
 
 def drop_finished_states(job: Job, keep: int) -> None:

@@ -30,12 +30,27 @@ def card_to_ourselves() -> Iterator[None]:
 
 
 def release_memory() -> None:
+    _forget_the_last_model()
     gc.collect()
     management.soft_empty_cache()
     # pinned RAM, in which a run on a small card keeps its state; torch keeps it otherwise
     accelerator = getattr(torch, "accelerator", None)
     if hasattr(accelerator, "empty_host_cache") and accelerator.is_available():
         accelerator.empty_host_cache()
+
+
+def _forget_the_last_model() -> None:
+    """What a host of 2026 holds of the weights it used last, and with them of their file.
+
+    It lets go of them itself, when a node returns: too late for a file that is thrown away in it.
+    """
+    weights = getattr(comfy, "memory_management", None)
+    if not getattr(weights, "aimdo_enabled", False):
+        return
+    ahead = getattr(comfy, "model_prefetch", None)
+    for owner, name in ((management, "reset_cast_buffers"), (ahead, "cleanup_prefetch_queues")):
+        if forget := getattr(owner, name, None):
+            forget()
 
 
 def memory() -> dict[str, int]:

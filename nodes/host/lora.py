@@ -16,7 +16,10 @@ def load_lora(path: Path, model: Any, clip: Any, strength: float = 1.0) -> tuple
     Raises:
         ValueError: a layer of the file is none of this model's, which the host would only log.
     """
-    tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+    # copies, or the host's patches would keep the file open, which Windows then cannot replace
+    mapped = comfy.utils.load_torch_file(str(path), safe_load=True)
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
+    del mapped
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     known = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, known)
     if strange := sorted({name.split(".")[0] for name in tensors} - known.keys()):

@@ -2,7 +2,7 @@
 write and verify."""
 
 from .convert import build, export, file_keys, key_map, part_keys
-from .errors import CheckpointError, UnsupportedModel
+from .errors import CheckpointError, FileInUse, UnsupportedModel
 from .file import checksums, file_size, read_checkpoint, write_checkpoint
 from .layout import TITLES, Layout, detect
 from .prediction import V_PREDICTION_SPREAD, prediction_spread
@@ -12,6 +12,7 @@ __all__ = [
     "TITLES",
     "V_PREDICTION_SPREAD",
     "CheckpointError",
+    "FileInUse",
     "Layout",
     "UnsupportedModel",
     "build",

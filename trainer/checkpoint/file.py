@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files import move
-from .errors import CheckpointError
+from .errors import CheckpointError, FileInUse
 from .values import is_finite, raw_bytes
 
 _NAMES = {
@@ -95,7 +95,7 @@ def write_checkpoint(
         _sync_folder(path.parent)
         return sums
     except PermissionError as error:
-        raise CheckpointError(
+        raise FileInUse(
             f"Could not write {path} ({error.strerror or error}): another program has it open, or"
             " its folder cannot be written to. A file that was there before is untouched."
         ) from error
