@@ -100,6 +100,18 @@ def test_a_run_keeps_to_it_and_goes_on_with_it(tmp_path: Path, monkeypatch, ways
     assert same(run(broken, train_again=False).tensors, whole.tensors)
 
 
+def test_it_is_timed_apart_from_what_is_recomputed(tmp_path: Path, monkeypatch, ways) -> None:
+    """Activations that are not kept are asked for by the first thing that needs them."""
+    clock(monkeypatch, own=1.0, flash=1.0, math=0.1)
+    options = {"steps": 2, "attention": "fastest", "save_precision": "fp32"}
+    kept = run(make_job(tmp_path / "kept", **options))
+    again = run(make_job(tmp_path / "again", **options, gradient_checkpointing=True))
+    assert same(kept.tensors, again.tensors)
+    said = [[note.text for note in made.of(Note) if note.text.startswith("attention of")]
+            for made in (kept, again)]  # fmt: skip
+    assert said[0] == said[1] and len(set(said[0])) == len(said[0])
+
+
 def test_where_there_is_one_way_alone_that_is_said(tmp_path: Path) -> None:
     plain = run(make_job(tmp_path / "plain"))
     made = run(make_job(tmp_path / "made", attention="fastest"))

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -101,13 +102,18 @@ class Choices:
             torch.autograd.grad(out, (query, key, value), out.detach())
 
         try:
-            with nullcontext() if way == OWN else sdpa_kernel(self.ways[way]):
+            with _kept(), nullcontext() if way == OWN else sdpa_kernel(self.ways[way]):
                 work()  # libraries make their plans
                 return min(timed(work, self._device) for _ in range(_ROUNDS))
         except RuntimeError as error:  # no kernel of this kind
             if way == OWN and not is_out_of_memory(error):
                 raise
             return float("inf")
+
+
+def _kept() -> AbstractContextManager:
+    """Inside, backward passes find what was kept for them, also where a layer's is recomputed."""
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:

@@ -76,11 +76,11 @@ def compare(
     """How far results and gradients are from torch's in fp32, as the largest share of one."""
     from .fused_layers import gate, norm_and_silu
 
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator(device).manual_seed(0)  # the run's own draws are left alone
     kind, weights = dtypes
 
     def drawn(*shape: int, dtype: torch.dtype = kind) -> Tensor:
-        return torch.randn(shape, generator=g).to(device, dtype)
+        return torch.randn(shape, generator=g, device=device).to(dtype)
 
     apart = []
     for shape, norm in norms.items():
