@@ -50,6 +50,11 @@ class DreamBoothDifference(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, ckpt_name: str | None = None, **others: Any) -> str:
+        """A run that goes on replaces its file."""
+        return host.checkpoint_stamp(ckpt_name)
+
+    @classmethod
     def execute(cls, model: Any, clip: Any, ckpt_name: str, strength: float) -> io.NodeOutput:
         return io.NodeOutput(*host.blend(model, clip, host.load_trained(ckpt_name), strength))
 
@@ -94,6 +99,11 @@ class DreamBoothSaveDifference(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, ckpt_name: str | None = None, **others: Any) -> str:
+        """As of *DreamBooth Difference*."""
+        return host.checkpoint_stamp(ckpt_name)
 
     @classmethod
     def execute(

@@ -24,7 +24,7 @@ def has(monkeypatch):
     def card(bf16: bool = True, triton: bool = True, gib: int = 80) -> None:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
         monkeypatch.setattr(auto, "_has_triton", lambda: triton)
-        properties = SimpleNamespace(total_memory=gib * GIB)
+        properties = SimpleNamespace(total_memory=gib * GIB, name="a card")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
     return card
@@ -40,6 +40,14 @@ def test_a_card_with_bf16_keeps_weights_exact_and_moments_in_8_bits(has) -> None
     assert on(CPU, weights="exact") == ("exact", "adamw")  # a processor has the room
     has(bf16=False)
     assert on(CARD) == ("fp32", "adamw") and resolve_precision("auto", CARD) == "fp16"
+
+
+def test_a_small_card_without_bf16_keeps_moments_in_8_bits(has) -> None:
+    has(bf16=False, gib=16)
+    assert on(CARD) == ("fp32", "adamw8bit") and resolve_precision("auto", CARD) == "fp16"
+    assert on(CARD, optimizer="adamw") == on(CARD, lora=LoraConfig(kind="lora"))
+    has(gib=8)
+    assert on(CARD, precision="fp32") == ("fp32", "adamw8bit")
 
 
 def test_what_is_asked_for_stays(has) -> None:

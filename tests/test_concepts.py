@@ -45,6 +45,28 @@ def test_report_says_what_clip_reads() -> None:
     assert "z + wx" in text and "happy" in text and "no prior preservation" in text
 
 
+@pytest.mark.parametrize(
+    ("noun", "prompt", "said"),
+    [
+        ("dog", "a picture of a dog", ""),
+        ("old dog", "an old dog, outdoors", ""),
+        ("woman", "", "do not name the class, 'woman'"),  # that of the images stays
+        ("dog", "a photo of zwx dog", "name your subject, 'zwx'"),
+    ],
+)
+def test_class_images_of_something_else_are_noticed(noun: str, prompt: str, said: str) -> None:
+    made = make_concept(PHOTOS, CLASSES, identifier="zwx", class_noun=noun, class_prompt=prompt)
+    text = report([made])
+    assert said in text and ("warning: the class images" in text) == bool(said)
+
+
+def test_concepts_of_one_name_are_noticed() -> None:
+    dog, cat = (make_concept(PHOTOS, identifier="zwx", class_noun=n) for n in ("dog", "cat"))
+    assert report([dog, cat]).startswith("warning: several concepts are called 'zwx'")
+    other = make_concept(PHOTOS, identifier="sks", class_noun="cat")
+    assert "several" not in report([dog, other])
+
+
 def test_what_class_images_bring_in_vain_is_said() -> None:
     assert unused(CLASSES) == ""
     file = ImageFile("c.png", 8, 8, "", masked=True)

@@ -17,7 +17,7 @@ from pack.trainer.config import Concept, Job
 from pack.trainer.events import Command, Event, Preview, Step, go_on
 from pack.trainer.loop import train
 from runs import OFTEN, begin, files, logged, notes, queue, states, stopped
-from toy import CPU, make_job, run, toy_base
+from toy import CPU, make_job, run, same, toy_base
 
 VARIANTS = {
     "text encoder": {
@@ -111,6 +111,15 @@ def test_a_checkpoint_that_is_in_use_stays_and_the_new_one_stands_beside_it(
     assert start.result.reused and start.result.checkpoint == longer.result.checkpoint
     more = queue(make_job(tmp_path, (concept,), steps=5, **options))
     assert more.result.checkpoint.name == "toy.safetensors"
+
+
+def test_a_run_that_was_too_large_goes_on_with_less_kept(tmp_path: Path, concept: Concept) -> None:
+    whole = run(make_job(tmp_path / "whole", (concept,), trains="unet", steps=3))
+    stopped(make_job(tmp_path, (concept,), trains="unet", steps=3), 1)
+    options = {"trains": "unet", "gradient_checkpointing": True}
+    later = queue(make_job(tmp_path, (concept,), steps=3, **options))
+    assert "goes on from step 1 of toy" in notes(later)
+    assert same(later.tensors, whole.tensors)
 
 
 def test_an_error_keeps_the_state(tmp_path: Path, concept: Concept) -> None:

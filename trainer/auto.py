@@ -22,13 +22,16 @@ def resolve(config: TrainConfig, device: torch.device) -> TrainConfig:
     activations take half the memory. Without Triton their update takes many more kernels than
     fp32's, which only a card that needs the memory has to pay for.
 
-    ``optimizer``: adamw8bit on a card with such weights, else adamw. What it errs by is about what
-    bf16 arithmetic errs by anyway (docs/BENCHMARKS.md), and the moments are most of the memory.
+    ``optimizer``: adamw8bit on a card with such weights, and on a small one where all weights
+    learn, else adamw. What it errs by is about what bf16 arithmetic errs by anyway
+    (docs/BENCHMARKS.md), and the moments are most of the memory.
     """
     if config.weights == AUTO:
         config = replace(config, weights=EXACT if _suits_exact(config, device) else FP32)
     if config.optimizer == AUTO:
-        is_eight = device.type == "cuda" and config.has_split_weights
+        is_eight = device.type == "cuda" and (
+            config.has_split_weights or not config.lora.is_on and _is_small(device)
+        )
         config = replace(config, optimizer="adamw8bit" if is_eight else "adamw")
     return config
 

@@ -149,6 +149,9 @@ def report(concepts: Sequence[Concept]) -> str:
             f"two concepts share the prompt {shown(sorted(twice)[0])}: give each its own identifier"
         )
     lines = []
+    named = [concept.identifier for concept in concepts]
+    for identifier in dict.fromkeys(name for name in named if name and named.count(name) > 1):
+        lines.append(f"warning: several concepts are called {identifier!r} and are one subject")
     for concept in concepts:
         lines.append(f"{len(concept.instance_images)} photos: {concept.instance_prompt!r}")
         lines += _captions(concept)
@@ -162,6 +165,7 @@ def report(concepts: Sequence[Concept]) -> str:
                 f"  {len(concept.class_images)} class images: {concept.class_prompt!r},"
                 f" weight {concept.prior_weight:g}"
             )
+            lines += _other_class(concept)
         else:
             lines.append(
                 "  no prior preservation: the class may turn into your subject (unless a LoRA"
@@ -181,6 +185,16 @@ def unused(class_images: ImageSet) -> str:
         return ""
     what = " and ".join(found)
     return f"  warning: class images train whole, with the class prompt: their {what} are not used"
+
+
+def _other_class(concept: Concept) -> list[str]:
+    """What speaks against the prompt that the class images were made with."""
+    found = []
+    if concept.class_noun and not names(concept.class_prompt, concept.class_noun):
+        found.append(f"do not name the class, {concept.class_noun!r}: they keep another as it is")
+    if concept.identifier and names(concept.class_prompt, concept.identifier):
+        found.append(f"name your subject, {concept.identifier!r}: they hold it back")
+    return [f"  warning: the class images {what}" for what in found]
 
 
 def _captions(concept: Concept) -> list[str]:

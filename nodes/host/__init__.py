@@ -13,7 +13,7 @@ from .card import (
     release_memory,
     say,
 )
-from .difference import blend, checkpoint_names, load_trained, pairs
+from .difference import blend, checkpoint_names, checkpoint_stamp, load_trained, pairs
 from .folders import (
     checkpoint_folder,
     find_checkpoint,
@@ -49,6 +49,7 @@ __all__ = [
     "card_to_ourselves",
     "checkpoint_folder",
     "checkpoint_names",
+    "checkpoint_stamp",
     "describe_weights",
     "device",
     "encode_text",

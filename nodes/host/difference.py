@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,15 @@ def load_trained(name: str) -> tuple[Any, Any]:
     return comfy.sd.load_checkpoint_guess_config(
         path, output_vae=False, output_clip=True, embedding_directory=embeddings
     )[:2]
+
+
+def checkpoint_stamp(name: str | None) -> str:
+    """Another one when the file is another; "" where a wire names it, or there is none."""
+    path = folder_paths.get_full_path("checkpoints", name) if name else None
+    if path is None:
+        return ""
+    about = os.stat(path)
+    return f"{about.st_mtime_ns} {about.st_size}"
 
 
 def checkpoint_names() -> list[str]:

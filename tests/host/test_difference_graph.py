@@ -1,7 +1,10 @@
 """A training at a strength, and as a file for the host's Load LoRA, through the server."""
 
+import os
+import shutil
+
 import numpy as np
-from graphs import pixels, small_run, text_of
+from graphs import Graph, pixels, small_run, text_of
 from pack.trainer.checkpoint import read_checkpoint
 
 SETTINGS = {"trains": "unet + text encoder", "learning_rate": 1e-3, "save_precision": "fp32"}
@@ -61,3 +64,22 @@ def test_strengths_and_files(client, info, base_name, drawn, server) -> None:
     ups = [t for name, t in lora.items() if name.endswith("lora_up.weight")]
     assert ups and all(t.shape[1] <= 4 for t in ups) and about["ss_network_dim"] == "4"
     assert all(name.startswith(("lora_unet_", "lora_te_text_model_")) for name in lora)
+
+
+def test_a_file_that_has_changed_is_read_again(client, info, base_name, server) -> None:
+    path = server.folder("models") / "checkpoints" / "replaced.safetensors"
+    shutil.copy(server.folder("models") / "checkpoints" / base_name, path)
+
+    def executed() -> bool:
+        graph = Graph(info)
+        base = graph.load(base_name)
+        wires = {"model": base.model, "clip": base.clip, "ckpt_name": path.name}
+        made = graph.add("DreamBoothDifference", **wires, strength=0.5)
+        graph.sample(base._replace(model=made[0], clip=made[1]))
+        outcome = client.run(graph)
+        done = [e["data"].get("node") for e in outcome.events if e["type"] == "executing"]
+        return made.id in done
+
+    assert executed() and not executed()
+    os.utime(path, ns=(0, 10**18))
+    assert executed() and not executed()

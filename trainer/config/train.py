@@ -61,7 +61,7 @@ class TrainConfig:
     optimizer: str = option(
         AUTO,
         "adamw8bit keeps AdamW's state in a quarter of the memory. auto: adamw8bit on a card where"
-        " weights are exact or lean, else adamw.",
+        " weights are exact or lean, or that has less than 22 GB, else adamw; adamw for a LoRA.",
         choices=(AUTO, "adamw", "adamw8bit"),
     )
     adam_beta1: float = option(0.9, "Adam's decay of the mean.", min=0.0, max=0.9999, step=0.001)
@@ -228,6 +228,7 @@ WITHOUT_EFFECT_ON_WEIGHTS = frozenset(
         "save_prompts",
         "keep_state",
         "state_minutes",
+        "gradient_checkpointing",
         "cuda_graph",
     }
 )
