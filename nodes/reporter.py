@@ -7,7 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..trainer.events import Begun, Command, Event, Note, Phase, Planned, Preview, Saved, Step
+from ..trainer.events import (
+    Begun,
+    Command,
+    Event,
+    Note,
+    Phase,
+    Planned,
+    Preview,
+    Saved,
+    Step,
+    Tried,
+)
 from . import host
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "train.py"
@@ -40,8 +51,8 @@ class Reporter:
         elif isinstance(event, Preview):
             step = self.last.step if self.last else 0
             self.progress.bar(step, self.last.total if self.last else 1, event.image)
-        elif isinstance(event, Planned):
-            self.plan = event.text
+        elif isinstance(event, (Planned, Tried)):
+            self.plan = "\n".join(filter(None, [self.plan, event.text]))
             self.progress.say(event.text, always=True)
         elif isinstance(event, Note):
             self.notes.append(event.text)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from accelerate import Accelerator
-from pack.trainer import checks, forward, loop, saving
-from pack.trainer.events import Note, Step
+from pack.trainer import checks, dry_step, forward, loop, saving
+from pack.trainer.events import Note, Step, Tried
 from pack.trainer.sentinel import IN_A_ROW_FP16, LOWER_RATE
 from toy import make_concept, make_job, run
 
@@ -56,6 +56,16 @@ def test_in_two_pieces_the_same_bytes_with_the_loss_scale(tmp_path, fp16) -> Non
     parts = run(make_job(tmp_path / "parts", concepts, steps=24), train_again=False)
     assert [step.step for step in parts.of(Step)] == [21, 22, 23, 24]
     assert parts.sha == whole.sha
+
+
+def test_the_largest_step_is_tried_and_leaves_the_scale_alone(tmp_path, fp16, monkeypatch) -> None:
+    fp16(2.0**36)  # its gradients overflow, too
+    concepts = (make_concept(tmp_path / "p"),)
+    plain = run(make_job(tmp_path / "plain", concepts, steps=24))
+    monkeypatch.setattr(dry_step, "is_tried", lambda _: True)
+    tried = run(make_job(tmp_path / "tried", concepts, steps=24))
+    assert tried.of(Tried) and tried.sha == plain.sha
+    assert [e.skipped for e in tried.of(Step)] == [e.skipped for e in plain.of(Step)]
 
 
 def test_many_bad_losses_roll_back_and_go_on(tmp_path, fp16, monkeypatch) -> None:

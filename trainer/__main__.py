@@ -14,7 +14,7 @@ import torch
 from .checkpoint import CheckpointError, UnsupportedModel, read_checkpoint
 from .config import ConfigError, Job
 from .errors import TrainingError
-from .events import Command, Control, Event, Note, Phase, Planned, Saved, Step
+from .events import Command, Control, Event, Note, Phase, Planned, Saved, Step, Tried
 from .images import ImageError
 from .loop import train
 from .ranks import Ranks, join
@@ -133,7 +133,7 @@ def _print(event: Event) -> None:
             end="",
             flush=True,
         )
-    elif isinstance(event, Planned):
+    elif isinstance(event, (Planned, Tried)):
         print(event.text)
     elif isinstance(event, Note):
         print(f"\nnote: {event.text}")

@@ -122,6 +122,13 @@ class PairedRows:
         text = self._texts.class_(concept, position)
         return Row(view, text, concept.prior_weight, is_class=True, taught=taught)
 
+    def pixels(self, position: int) -> int:
+        """Of the instance row at ``position`` and of the class row that joins it."""
+        (width, height), stream, index = self._find(position)
+        concept = self._concepts[stream.photo(index)[0]]
+        taught = self._prior_without_images and concept.lacks_class_images
+        return width * height * (2 if concept.has_prior or taught else 1)
+
     def texts(self) -> list[str]:
         """Every text of the run that is known before it, once, in order."""
         return list(dict.fromkeys(t for c in self._concepts for t in self._texts.fixed(c)))

@@ -35,6 +35,25 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What the run's largest step took when it was tried, before the first one.
+
+    ``peak``: bytes of the device's memory that torch had taken for this process; None where it does
+    not say. ``seconds``: of the step's forward and backward passes.
+    """
+
+    peak: int | None
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        slow = self.seconds >= 1
+        pace = f"{self.seconds:.1f} s a step" if slow else f"{1 / self.seconds:.1f} steps a second"
+        held = "" if self.peak is None else f"{gib(self.peak)} at most, "
+        return f"tried: {held}{pace} of the largest size, without the updates"
+
+
+@dataclass(frozen=True)
 class Begun:
     """The run has its folder, and ``step`` of its ``total`` steps: more than 0 if it goes on."""
 
@@ -88,7 +107,7 @@ class Note:
     text: str
 
 
-Event = Phase | Planned | Begun | Step | Preview | Saved | Note
+Event = Phase | Planned | Tried | Begun | Step | Preview | Saved | Note
 Listener = Callable[[Event], None]
 
 

@@ -1,7 +1,7 @@
 """The gradients of one optimizer step, in as many forward passes as the memory asks for."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from .events import Listener, Note
 from .forward import ForwardBackward
 from .in_backward import InBackward
 from .ladder import Ladder, is_out_of_memory
+from .memory_plan import ways_out
 from .orders import Orders, Stopped
 from .setup import Prepared
 from .training_state import learning
@@ -68,13 +69,16 @@ class Gradients:
         self._in_backward = in_backward
         self._captured = self._capture() if self._config.cuda_graph else None
 
-    def fill(self, step: int) -> Losses:
+    def fill(self, step: int, tries: Callable[[], object] | None = None) -> Losses:
         """The gradients of the step after ``step`` finished ones, in the parameters' ``grad``.
 
         On the lowest rung they were only looked at, and :meth:`again` makes them again.
 
         Several processes are told here how it went in each of them: then all add up their
         gradients, or all try again, or all stop.
+
+        Args:
+            tries: this is no step of the run but tries how it fits, and that, beside its gradients.
 
         Raises:
             TrainingError: memory runs out on the lowest rung, too, or another process is gone.
@@ -87,6 +91,8 @@ class Gradients:
             try:
                 with look:
                     sums = self._accumulate(step)
+                    if tries:
+                        tries()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -102,7 +108,11 @@ class Gradients:
             for module in self._p.trained.modules.values():
                 module.zero_grad(set_to_none=True)
             if not (self._captured and self._captured.give_up("memory ran out")):
-                self._go_lower(step, reason or "in another process")
+                self._go_lower(
+                    "the largest step" if tries else f"step {step + 1}",
+                    reason or "in another process",
+                    "No step was taken." if tries else "The finished steps are kept.",
+                )
 
     def again(self, step: int) -> None:
         """The pass of a step that has one, as :meth:`fill` has just made it."""
@@ -127,7 +137,7 @@ class Gradients:
         weights = [p for module in self._p.trained.modules.values() for p in module.parameters()]
         return Captured(self._passes, self._passes.other_numbers, weights, recorder, say)
 
-    def _go_lower(self, step: int, reason: str) -> None:
+    def _go_lower(self, what: str, reason: str, otherwise: str) -> None:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -135,16 +145,15 @@ class Gradients:
         change = self._ladder.lower()
         if change is None:
             raise TrainingError(
-                f"step {step + 1} does not fit into the memory, not even row by row with gradient"
-                f" checkpointing ({reason}): choose a smaller resolution, train the unet alone, or"
-                " close what else uses the memory. The finished steps are kept."
+                f"{what} does not fit into the memory, not even row by row with gradient"
+                f" checkpointing ({reason}): {ways_out(self._p)}. {otherwise}"
             )
         if (levels := self._ladder.recomputed) > before:
             self._model.recompute_activations(self._config.trains_text_encoder, levels)
             if self._captured:
                 self._captured.give_up(why_not(self._p, self._ladder))
         self._listener(
-            Note(f"step {step + 1} did not fit into the memory ({reason}): from here on {change}")
+            Note(f"{what} did not fit into the memory ({reason}): from here on {change}")
         )
 
     def _accumulate(self, step: int) -> list[float]:

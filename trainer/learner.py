@@ -21,7 +21,7 @@ from .sentinel import Verdict
 from .setup import Prepared
 from .split import Joined
 from .split_adamw import REMAINDER, SplitAdamW
-from .training_state import SavedState, capture, learning, restore
+from .training_state import SavedState, capture, learning, moment_bytes, restore
 
 
 class Learner:
@@ -57,11 +57,11 @@ class Learner:
         self._text_parameters = text
         self.in_backward = InBackward(self.parameters)
         self._scale: Tensor | None = None  # of gradients that are not there yet
-        smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
+        self._smaller = ["choose optimizer = adamw8bit"] * (self._config.optimizer == "adamw")
         if not (is_split or self._config.lora.is_on) and has_bf16(prepared.device):
-            smaller.append("weights = exact")
+            self._smaller.append("weights = exact")
         with self._must_fit(
-            "the model or its optimizer" if is_split else "the optimizer", *smaller
+            "the model or its optimizer" if is_split else "the optimizer", *self._smaller
         ):
             made = make_optimizer(unet, text, self._config, prepared.state_in_ram, prepared.device)
             self._optimizer = accelerate.prepare_optimizer(made)
@@ -117,6 +117,24 @@ class Learner:
                 if parameter.grad is not None:
                     parameter.grad.mul_(self._scale)
         self._optimizer.step()
+
+    def room_for_moments(self) -> list[Tensor]:
+        """As much of the device's memory as the first update will take for what it keeps.
+
+        Raises:
+            TrainingError: there is not so much.
+        """
+        if self._split and self._split.in_ram:
+            return []
+        state = self._optimizer.state
+        lacking = [p for p in self.parameters if not state.get(p, {}).keys() - {REMAINDER}]
+        each = moment_bytes(self._config) // 2
+        with self._must_fit("what the optimizer keeps", *self._smaller):
+            return [
+                torch.empty(each * p.numel(), dtype=torch.uint8, device=p.device)
+                for p in lacking
+                for _ in ("mean", "square")
+            ]
 
     def restore(self, state: SavedState) -> None:
         """Return to a state of this run; if that breaks off, the weights are no result."""

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .checks import check
 from .config import ConfigError, Job
+from .dry_step import try_largest_step
 from .errors import UpdateDidNotFit
 from .events import Begun, Command, Control, Listener, Note, Step, go_on, ignore
+from .free_memory import kept_on_card
 from .gradients import Gradients
 from .heap import without_holes
 from .learner import Learner
@@ -79,7 +81,10 @@ def train(
                 if start.result:
                     return start.result
                 prepared = prepare(plan, base, start, listener, orders.meet, load, ranks)
-                with accelerator(prepared.autocast, device, ranks.count) as accelerate:
+                with (
+                    accelerator(prepared.autocast, device, ranks.count) as accelerate,
+                    kept_on_card(device),
+                ):
                     return _Run(prepared, accelerate, listener, orders).run()
         except Stopped:  # before the first step
             return Result(job.name, None, None, 0, stopped=True, seconds=0.0)
@@ -141,6 +146,7 @@ class _Run:
         """Whatever ends the loop, the work is kept."""
         stopped = False
         try:
+            try_largest_step(self.p, self.learner, self.gradients, self.listener)
             self._loop()
         except Stopped:
             stopped = True

@@ -1,7 +1,7 @@
 """What a run's steps will hold in memory, at the largest shape of the run."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
-from torch.nn import Parameter, functional
+from torch.nn import functional
 
 from .conditioning import Conditioning
 from .config import TrainConfig
@@ -69,8 +69,7 @@ class Need:
 def estimate(prepared: Prepared, ladder: Ladder) -> Need:
     """What a step on this rung takes, at the largest shape of the run."""
     config = prepared.job.config
-    trained = [p for _, p in learning(prepared.trained.modules)]
-    beside = _beside(trained, prepared)
+    beside = beside_update(prepared)
     with _on_meta(prepared) as computed, Held() as held:
         rows = ladder.rows * (1 if ladder.apart else 2)
         one_pass = partial(_one_pass, prepared, rows, computed)
@@ -101,12 +100,12 @@ def held_state(prepared: Prepared) -> int:
     return each * sum(p.numel() for _, p in learning(prepared.trained.modules))
 
 
-def _beside(trained: Sequence[Parameter], prepared: Prepared) -> int:
+def beside_update(prepared: Prepared) -> int:
     """Bytes that an update holds beside gradients and state."""
     config = prepared.job.config
     if not (config.has_split_weights or config.optimizer == "adamw8bit"):
         return 0  # torch's own, fused
-    largest = max(p.numel() for p in trained)
+    largest = max(p.numel() for _, p in learning(prepared.trained.modules))
     part = min(largest, PART.get(prepared.device.type, WHOLE))
     return _IN_UPDATE[config.optimizer] * part + _DRAWN * largest * (config.weights == LEAN)
 

@@ -127,6 +127,15 @@ def _is_one_pass(prepared: Prepared) -> bool:
 def _refusal(prepared: Prepared, planned: Planned | None) -> str:
     if planned is None:
         return "this run does not fit into the memory of another process: nothing was trained"
+    return (
+        f"this run needs about {gib(planned.need)}, row by row and with gradient checkpointing, and"
+        f" {gib(planned.free)} of {prepared.device} are free, so nothing was trained:"
+        f" {ways_out(prepared)}"
+    )
+
+
+def ways_out(prepared: Prepared) -> str:
+    """What to choose where a run does not fit, in words."""
     config = prepared.job.config
     ways = ["choose optimizer = adamw8bit"] * (config.optimizer == "adamw")
     if not config.lora.is_on:
@@ -135,8 +144,4 @@ def _refusal(prepared: Prepared, planned: Planned | None) -> str:
     ways += ["train the unet alone"] * config.trains_text_encoder
     ways += ["choose ema_decay = 0"] * bool(config.ema_decay)
     ways += ["a smaller resolution", "close what else uses the memory"]
-    return (
-        f"this run needs about {gib(planned.need)}, row by row and with gradient checkpointing, and"
-        f" {gib(planned.free)} of {prepared.device} are free, so nothing was trained:"
-        f" {', or '.join(ways)}"
-    )
+    return ", or ".join(ways)
