@@ -8,7 +8,7 @@ into docs/ and the trained base are left in DIR.
 tests   our kernels against torch's, ways to compute attention, recorded passes against the passes
 speed   our rows of the peers' table, Stable Diffusion 1.5, 1 + 1 and 4 + 4
 step    where a step's time goes: kinds of operations, layouts, ways to compute attention
-memory  the estimate beside what is then held, and what the rungs cost
+memory  the estimate beside what is then held, runs under caps, and what the rungs cost
 base    the demo's base goes on learning
 """
 
@@ -47,6 +47,7 @@ PARTS: dict[str, tuple[float, tuple[Command, ...]]] = {
     )),
     "memory": (9, (
         ("-m", "benchmarks.memory", "footprint", "--device", "cuda", "--write"),
+        ("-m", "benchmarks.memory", "tiers", "--device", "cuda", "--write"),
         ("-m", "benchmarks.memory", "rungs", "--device", "cuda", "--write"),
     )),
     "base": (9, (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pack.benchmarks import card, peers
 from pack.benchmarks.memory import __main__ as memory
-from pack.benchmarks.memory import footprint, rungs
+from pack.benchmarks.memory import footprint, rungs, tiers
 from pack.benchmarks.step import __main__ as step
 from pack.benchmarks.step import attention, kinds, layouts
 from pack.benchmarks.stopwatch.rows import choose
@@ -18,7 +18,7 @@ STEPS = {"kinds": kinds, "layouts": layouts, "attention": attention}
 
 
 def test_every_command_is_one_that_its_program_takes() -> None:
-    modules = {"footprint": footprint, "rungs": rungs}
+    modules = {"footprint": footprint, "rungs": rungs, "tiers": tiers}
     for command in (c for _, commands in card.PARTS.values() for c in commands):
         if command[0] == "benchmarks/peers.py":
             options = peers.arguments(list(command[1:]))

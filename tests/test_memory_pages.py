@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pack.benchmarks.memory import cards, footprint, moments, rungs
+from pack.benchmarks.memory import cards, footprint, moments, rungs, tiers
 from pack.trainer import memory_plan
 from pack.trainer.auto import resolve
 from pack.trainer.config import LoraConfig
@@ -65,6 +65,16 @@ def test_the_page_shows_what_the_rungs_cost() -> None:
         assert rungs.table(suite["rows"]) in rungs.PAGE.read_text("utf-8")
         held = [suite["rows"][name]["bytes"][-1] for name in rungs.LEVELS]
         assert held == sorted(held, reverse=True)
+
+
+def test_the_page_shows_that_runs_keep_to_their_caps() -> None:
+    for device, suite in json.loads(tiers.RESULTS.read_text("utf-8")).items():
+        assert tiers.table(suite["rows"]) in tiers.PAGE.read_text("utf-8")
+        told = [(float(cap), row) for rows in suite["rows"].values() for cap, row in rows.items()]
+        assert all(("refused" in row) != (row.get("steps") == tiers.STEPS) for _, row in told)
+        taken = {"cpu": 0, "cuda": cards.TAKEN}[device]
+        assert all(row.get("held", 0) <= (cap - taken) * GIB for cap, row in told)
+        assert any(row.get("change") for _, row in told)
 
 
 def test_the_page_shows_what_8_bits_change() -> None:

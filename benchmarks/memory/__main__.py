@@ -3,6 +3,7 @@
 footprint  how well a run's memory is estimated before it begins
 rungs      what computing a part of the UNet's activations again costs
 cards      which runs fit on cards of which size
+tiers      runs under a cap: each finishes within it or is refused
 moments    what moments in 8 bits change of what is learned
 
 With --write the result goes to docs/results and its table into docs/BENCHMARKS.md.
@@ -18,7 +19,7 @@ from types import ModuleType
 from demo.checkout import load_pack
 
 PROGRAM = "python -m benchmarks.memory"
-COMMANDS = ("footprint", "rungs", "cards", "moments")
+COMMANDS = ("footprint", "rungs", "cards", "tiers", "moments")
 
 
 def arguments(argv: list[str], commands: dict[str, ModuleType]) -> argparse.Namespace:
