@@ -61,7 +61,7 @@ class Reporter:
             self.progress.say(f"saved step {event.step}: {event.path.name}", always=True)
 
     def command(self) -> Command:
-        """A cancel ends the prompt, too; a stop on the page lets the graph go on."""
+        """A cancel ends the prompt, too; after a stop on the page the graph goes on."""
         return Command.STOP if self.progress.interrupted else self.live.order()
 
     def finish(self, result: Result) -> str:

@@ -11,6 +11,7 @@ from pack.trainer.checks import check
 from pack.trainer.config import (
     WITHOUT_EFFECT_ON_WEIGHTS,
     YOUNGER_OPTIONS,
+    Concept,
     DataConfig,
     Job,
     LoraConfig,
@@ -18,8 +19,9 @@ from pack.trainer.config import (
     flat,
     option_fields,
 )
-from pack.trainer.events import Saved, Step
+from pack.trainer.events import Command, Saved, Step
 from pack.trainer.fingerprint import Fingerprint, differences
+from pack.trainer.loop import train
 from pack.trainer.resume import Start
 from runs import begin, changed, copied, notes, queue, with_concept
 from toy import CPU, Run, make_job, picture, run, toy_base
@@ -44,6 +46,31 @@ def test_a_finished_run_is_handed_over(finished: Job) -> None:
     assert (result.name, result.steps) == ("toy", 3)
     after = file.stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_what_the_user_took_for_enough_is_handed_over_and_goes_on_to_more(
+    tmp_path: Path, concept: Concept
+) -> None:
+    """Stopped and kept after 2 of 4 steps: queued as it is, it would replace the kept file."""
+    job, events = make_job(tmp_path, (concept,), trains="unet", steps=4), []
+
+    def control() -> Command:
+        return (
+            Command.KEEP
+            if any(isinstance(e, Step) and e.step == 2 for e in events)
+            else Command.GO_ON
+        )
+
+    first = train(job, toy_base(), device=CPU, listener=events.append, control=control)
+    assert first.stopped and first.steps == 2
+    kept = first.checkpoint.read_bytes()
+    again = queue(job)
+    assert "stopped and kept after 2 of 4 steps: it is handed over" in notes(again)
+    assert again.result.reused and again.result.steps == 2 and not again.of(Step)
+    assert again.result.checkpoint.read_bytes() == kept
+    more = queue(changed(job, steps=5))
+    assert [event.step for event in more.of(Step)] == [3, 4, 5] and more.result.name == "toy"
+    assert run(job, train_again=True).result.name == "toy-2"
 
 
 def test_train_again_takes_a_fresh_name(finished: Job) -> None:

@@ -114,12 +114,14 @@ Listener = Callable[[Event], None]
 class Command(Enum):
     """What the loop may be told between two steps.
 
-    It asks often, also in the middle of a step: STOP holds until the end, PREVIEW and SAVE are each
-    told once and done when the step is.
+    It asks often, also in the middle of a step: STOP and KEEP hold until the end, PREVIEW and SAVE
+    are each told once and done when the step is. After STOP the run goes on when it is queued
+    again, after KEEP it is finished: what it has learned is its result.
     """
 
     GO_ON = "go on"
     STOP = "stop"
+    KEEP = "keep"
     PREVIEW = "preview"
     SAVE = "save"
 

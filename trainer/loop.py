@@ -161,7 +161,8 @@ class _Run:
             folder = self.p.folder
             return Result(folder.name, folder.folder, None, self.done, stopped, self.seconds)
         path = self._keep() if self.learner.learned else None
-        return self.saver.result(path, self.done, stopped, self.seconds)
+        enough = stopped and self.orders.keeps and path is not None
+        return self.saver.result(path, self.done, stopped, self.seconds, enough=enough)
 
     def _loop(self) -> None:
         """Steps, previews and saves, in order."""

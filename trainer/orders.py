@@ -16,6 +16,7 @@ class Orders:
 
     Attributes:
         stopping: this process was asked for the end, and the others do not know yet.
+        keeps: what was learned until then is the result, and nothing is left to be done.
     """
 
     def __init__(self, control: Control, ranks: Ranks = ALONE) -> None:
@@ -23,6 +24,7 @@ class Orders:
         self._ranks = ranks
         self._wishes: set[Command] = set()
         self.stopping = False
+        self.keeps = False
 
     def check(self) -> None:
         """Ask.
@@ -31,9 +33,10 @@ class Orders:
             Stopped: the answer is a stop, and nobody else has to know.
         """
         command = self._control()
-        if command is Command.STOP and not self._ranks.several:
-            raise Stopped
-        if command is Command.STOP:
+        if command in (Command.STOP, Command.KEEP):
+            self.keeps = command is Command.KEEP
+            if not self._ranks.several:
+                raise Stopped
             self.stopping = True
         elif command is not Command.GO_ON:
             self._wishes.add(command)

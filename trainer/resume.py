@@ -136,11 +136,7 @@ def _look(plan: Plan, listener: Listener, train_again: bool) -> Start:
     same = [run for run in runs if _digest(run) == plan.fingerprint.digest]
     for run in same:
         if result := _finished(run, plan):
-            _say(
-                listener,
-                f"this very run is finished: {run.name} is handed over; switch train_again on to"
-                " repeat it",
-            )
+            _say(listener, _handed_over(result, plan.job.config.steps))
             if len(schedule := run.result.get("schedule", ())) > 1:
                 _say(listener, _uneven(schedule))
             return Start(result)
@@ -176,9 +172,13 @@ def _digest(run: RunFolder) -> str | None:
 
 
 def _finished(run: RunFolder, plan: Plan) -> Result | None:
-    """The result of a run with just this job's file, byte for byte as it was written."""
-    kept, steps = run.result, plan.job.config.steps
-    if kept.get("stopped") is not False or kept.get("steps") != steps:
+    """The result of a run with just this job's file, byte for byte as it was written.
+
+    Its steps are those that were asked for, or fewer that the user took for enough.
+    """
+    kept = run.result
+    steps = kept.get("asked" if kept.get("enough") else "steps")
+    if not run.is_over or steps != plan.job.config.steps:
         return None
     path = run.finished
     if not path.is_file() or sha256(path) != kept.get("sha256"):
@@ -188,7 +188,19 @@ def _finished(run: RunFolder, plan: Plan) -> Result | None:
     if precision != plan.job.config.save_precision or _essence(header) != _essence(plan.metadata):
         return None
     seconds = float(kept.get("seconds", 0.0))
-    return Result(run.name, run.folder, path, steps, False, seconds, reused=True)
+    return Result(run.name, run.folder, path, kept["steps"], False, seconds, reused=True)
+
+
+def _handed_over(result: Result, asked: int) -> str:
+    if result.steps == asked:
+        return (
+            f"this very run is finished: {result.name} is handed over; switch train_again on to"
+            " repeat it"
+        )
+    return (
+        f"{result.name} was stopped and kept after {result.steps} of {asked} steps: it is handed"
+        " over; ask for more steps to train on, or switch train_again on to repeat it"
+    )
 
 
 def _essence(metadata: dict[str, str]) -> dict[str, str]:
@@ -254,7 +266,7 @@ def _say_what_differs(runs: list[RunFolder], plan: Plan, listener: Listener) -> 
     """Only of the newest run, and only if it is not finished: else another setting is no news."""
     run = next(iter(runs), None)
     before = run.fingerprint if run else None
-    if run is None or before is None or run.result.get("stopped") is False:
+    if run is None or before is None or run.is_over:
         return
     said = "; ".join(differences(before, plan.fingerprint))
     _say(listener, f"{run.name} is not finished but cannot go on with other inputs: {said}")

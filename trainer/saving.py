@@ -130,9 +130,15 @@ class Saver:
         self._listener(Phase("Keeping the state", 1, 1))
         self._kept_at = time.monotonic()
 
-    def result(self, path: Path | None, step: int, stopped: bool, seconds: float) -> Result:
-        """Write down how the run ended; a finished one needs no more than one state."""
-        if not stopped:
+    def result(
+        self, path: Path | None, step: int, stopped: bool, seconds: float, *, enough: bool = False
+    ) -> Result:
+        """Write down how the run ended; a finished one needs no more than one state.
+
+        Args:
+            enough: the user has ended it and takes what there is for its result.
+        """
+        if enough or not stopped:
             self._folder.states.prune(1 if self._config.keep_state else 0, step)
         older = self._folder.checkpoint
         is_beside = path is not None and path != older and older.exists()
@@ -147,6 +153,7 @@ class Saver:
                 "asked": self._config.steps,
                 "schedule": self._p.schedule,
                 "stopped": stopped,
+                "enough": enough,
                 "seconds": round(seconds, 3),
             }
         )

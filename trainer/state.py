@@ -145,6 +145,11 @@ class RunFolder:
         return read_json(self.folder / "result.json")
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be done: all its steps are, or the user took fewer."""
+        return self.result.get("stopped") is False or self.result.get("enough") is True
+
+    @property
     def fingerprint(self) -> Fingerprint | None:
         """None if none was kept: the run is of an earlier version, or was never begun."""
         parts = read_json(self.folder / "fingerprint.json")
@@ -201,7 +206,7 @@ def drop_finished_states(job: Job, keep: int) -> None:
     and so does a run that another process has in hand.
     """
     runs = [RunFolder(job, path.name) for path in Path(job.runs).iterdir() if path.is_dir()]
-    done = [run for run in runs if run.result.get("stopped") is False and run.states.steps()]
+    done = [run for run in runs if run.is_over and run.states.steps()]
     done.sort(key=lambda run: (run.folder / "result.json").stat().st_mtime, reverse=True)
     for run in done[keep:]:
         if run.lock():

@@ -77,7 +77,7 @@ class Live:
         with self._lock:
             if not self._orders:
                 return Command.GO_ON
-            return Command.STOP if Command.STOP in self._orders else self._orders.popleft()
+            return Command.KEEP if Command.KEEP in self._orders else self._orders.popleft()
 
     def _publish(self) -> None:
         """Send what has changed: now, or when the pause is over."""

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 routes = PromptServer.instance.routes
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-ORDERS = {command.value: command for command in (Command.PREVIEW, Command.SAVE, Command.STOP)}
+ORDERS = {command.value: command for command in (Command.PREVIEW, Command.SAVE, Command.KEEP)}
 PAGE = 200  # runs in one answer, at most
 POINTS = 5000  # of a curve in one answer, at most
 SIDE = 1024  # pixels of a picture that is made smaller, at most
@@ -132,7 +132,7 @@ async def delete_run(request: web.Request) -> web.Response:
 @routes.post("/dreambooth/runs/{name}/orders")
 @answering
 async def order(request: web.Request) -> web.Response:
-    """``{"order": "preview" | "save" | "stop"}`` to a run that trains here and now."""
+    """``{"order": "preview" | "save" | "keep"}`` to a run that trains here and now."""
     command = ORDERS.get(await _order_in(request))
     if command is None:
         raise BadRequest(f"order: expected one of {', '.join(ORDERS)}")

@@ -130,7 +130,7 @@ def test_a_malformed_order_is_refused(client, shown_run: str, body: bytes) -> No
 
 def test_a_form_of_another_page_is_no_order(client, shown_run: str) -> None:
     """Neither as a form, which needs no permission, nor with that page's origin."""
-    body, path = b'{"order": "stop"}', f"runs/{shown_run}/orders"
+    body, path = b'{"order": "keep"}', f"runs/{shown_run}/orders"
     assert http(client, path, "POST", body, Content_Type="text/plain")[0] == 400
     foreign = {"Origin": "http://elsewhere.example", "Content_Type": "application/json"}
     assert http(client, path, "POST", body, **foreign)[0] == 403
@@ -160,8 +160,8 @@ def test_orders_act_and_the_graph_goes_on(client, info, base_name, drawn, runs, 
             assert order(client, "ordered", "save")[0] == 200
             assert http(client, "runs/ordered", "DELETE")[0] == 409
         if len(asked) == 2 and data["pictures"] and data["saved"]:
-            asked.append("stop")
-            assert order(client, "ordered", "stop")[0] == 200
+            asked.append("keep")
+            assert order(client, "ordered", "keep")[0] == 200
 
     outcome = client.run(graph, on_event)
     result = json.loads((runs / "ordered" / "result.json").read_text())

@@ -11,7 +11,7 @@ const QUIET = 10000; // ms without a word after which a run that trains is asked
 const ORDERS = [
   ["preview", "Preview now", "image", "Painting soon", "A picture from the weights as they are, after this step"],
   ["save", "Save now", "save", "Saving soon", "A checkpoint of the steps so far, after this step"],
-  ["stop", "Stop and keep", "stop-circle", "Stopping", "Ends the training here; the graph goes on with what was learned"],
+  ["keep", "Stop and keep", "stop-circle", "Stopping", "Ends the training here; the graph goes on with what was learned"],
 ];
 
 export class TrainPanel {
